@@ -1,0 +1,1 @@
+"""What a device and the coordinator must agree on."""

@@ -1,0 +1,1 @@
+"""From sound files and samples to features."""

@@ -1,0 +1,75 @@
+"""What turns sound into features, as values; `batch.py` (torch) and `stream.py` (numpy) make the numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.files import sha256
+from common.settings import Settings
+
+SAMPLE_RATE = 16_000
+"""Every sound is brought to this rate (Hz), one channel, before anything else."""
+
+
+class _Frames(Settings):
+    window: int = Field(400, ge=64, le=4096, description="samples in a frame (25 ms)")
+    hop: int = Field(160, ge=16, le=4096, description="samples from one frame to the next (10 ms)")
+
+    def frames(self, samples: int) -> int:
+        """Number of whole frames in `samples`: frame i covers samples [i*hop, i*hop + window)."""
+        return 0 if samples < self.window else 1 + (samples - self.window) // self.hop
+
+    @property
+    def hop_seconds(self) -> float:
+        return self.hop / SAMPLE_RATE
+
+    @property
+    def digest(self) -> str:
+        """Names this front end exactly; features made by another one must not be mixed with it."""
+        return sha256(self.model_dump_json().encode())
+
+
+class LogMel(_Frames):
+    """Mel power bands, compressed by per-channel energy normalisation (PCEN)."""
+
+    kind: Literal["log-mel"] = "log-mel"
+    bands: int = Field(40, ge=8, le=128)
+    low_hz: float = Field(60.0, ge=0)
+    high_hz: float = Field(7600.0, le=SAMPLE_RATE / 2)
+
+    @property
+    def features(self) -> int:
+        return self.bands
+
+
+class Mfcc(_Frames):
+    """Cosine transform of log mel bands from which a causal running mean is taken."""
+
+    kind: Literal["mfcc"] = "mfcc"
+    bands: int = Field(40, ge=8, le=128)
+    low_hz: float = Field(60.0, ge=0)
+    high_hz: float = Field(7600.0, le=SAMPLE_RATE / 2)
+    coefficients: int = Field(20, ge=4, le=64)
+
+    @property
+    def features(self) -> int:
+        return self.coefficients
+
+
+class Psd(_Frames):
+    """Power spectral density in decibels, less a causal running mean."""
+
+    kind: Literal["psd"] = "psd"
+
+    @property
+    def bands(self) -> int:
+        return self.window // 2 + 1
+
+    @property
+    def features(self) -> int:
+        return self.bands
+
+
+FrontEnd = Annotated[LogMel | Mfcc | Psd, Field(discriminator="kind")]

@@ -1,0 +1,1 @@
+"""Labelled clips: reading, splitting, partitioning, making."""

@@ -1,0 +1,66 @@
+"""Configuration as a value: frozen pydantic models read from one TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of every configuration value: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_settings(model: type[Model], path: Path) -> Model:
+    """Read `path` (TOML) as a `model`.
+
+    Raises:
+        ConfigError: FA-6001 the file is missing, FA-6002 it is not TOML, FA-6003 a key or value is wrong.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError("FA-6001", f"There is no {path}.", "Run the `init` command first.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError("FA-6002", f"{path} is not readable TOML: {error}.", "Correct the file.") from error
+    return parse_settings(model, document, str(path))
+
+
+def parse_settings(model: type[Model], document: object, source: str) -> Model:
+    """Check `document` against `model`; `source` names it in the message.
+
+    Raises:
+        ConfigError: FA-6003, with the nearest known key where a key is unknown.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = difflib.get_close_matches(str(first["loc"][-1]), sorted(_keys(model)), n=1)
+            hint = f"Did you mean '{known[0]}'?" if known else "Remove it."
+            raise ConfigError("FA-6003", f"{source}: unknown key '{where}'.", hint) from error
+        raise ConfigError(
+            "FA-6003", f"{source}: '{where}': {first['msg']}.", "Correct the value and try again."
+        ) from error
+
+
+def _keys(model: type[BaseModel]) -> Iterable[str]:
+    """Every key of `model` and of the models inside it."""
+    for name, field in model.model_fields.items():
+        yield name
+        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _keys(inner)

@@ -1,0 +1,47 @@
+"""A task: what a model listens for and how. Coordinator, device and listener hold the same value."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from common.audio.front_end import SAMPLE_RATE, FrontEnd, LogMel
+from common.settings import Settings
+
+Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f/\\]+$")]
+
+
+class Trigger(Settings):
+    """When a stream of scores becomes an event."""
+
+    threshold: float = Field(0.6, gt=0, lt=1, description="score from which a label counts as heard")
+    release: float = Field(0.4, gt=0, lt=1, description="score below which it may be heard again")
+    refractory_seconds: float = Field(0.7, ge=0, le=60, description="silence kept after an event")
+
+
+class Task(Settings):
+    """Label set, front end, model and trigger."""
+
+    labels: tuple[Label, ...] = Field(min_length=2, max_length=1000)
+    front_end: FrontEnd = LogMel()
+    architecture: str = "tc-stream"
+    width: int | None = Field(None, ge=4, le=1024, description="channels; the architecture's own if unset")
+    clip_seconds: float = Field(1.0, gt=0.05, le=30, description="length of the window one decision is about")
+    trigger: Trigger = Trigger()
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(labels)) != len(labels):
+            raise ValueError("labels must be distinct")
+        return labels
+
+    @property
+    def clip_samples(self) -> int:
+        return round(self.clip_seconds * SAMPLE_RATE)
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames in one window of `clip_seconds`."""
+        return self.front_end.frames(self.clip_samples)

@@ -1,0 +1,1 @@
+"""fedaudio: devices learn one shared audio model without their audio leaving them."""

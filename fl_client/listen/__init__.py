@@ -1,0 +1,1 @@
+"""The real-time process: frames in, events out, no torch."""

@@ -1,0 +1,1 @@
+"""Many virtual devices in one process (none yet)."""
