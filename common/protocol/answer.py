@@ -68,7 +68,7 @@ def encode_refusal(refusal: Refusal) -> bytes:
     return encode_weights({}, refusal.model_dump_json())
 
 
-def decode_answer(data: bytes, schema: Schema) -> Answer | Refusal:
+def decode_answer(data: bytes | memoryview, schema: Schema) -> Answer | Refusal:
     """Check `data` and read it; an evaluation must hold no tensors, a training exactly `schema`.
 
     Raises:

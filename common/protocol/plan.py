@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from common.errors import ProtocolError
 from common.settings import Settings
 from common.task import Task
 
@@ -61,3 +62,19 @@ class Plan(Settings):
     holdout: float = Field(0.1, ge=0, le=0.5, description="share of a device's clips kept for evaluation")
     seed: int = Field(0, ge=0, description="of augmentation and batch order; never of privacy noise")
     seconds: float = Field(600.0, gt=0, le=86_400, description="time the devices have to answer")
+
+
+def parse_plan(data: bytes) -> Plan:
+    """Read and check a plan.
+
+    Raises:
+        ProtocolError: FA-3005.
+    """
+    try:
+        return Plan.model_validate_json(data)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(str(part) for part in detail["loc"])
+        raise ProtocolError(
+            "FA-3005", f"The plan is malformed: '{where[:80]}' {detail['msg']}.", "Update the device."
+        ) from error

@@ -34,7 +34,7 @@ def encode_weights(weights: Weights, note: str = "") -> bytes:
     return save(contiguous, metadata={"note": note} if note else None)
 
 
-def read_note(data: bytes) -> str:
+def read_note(data: bytes | memoryview) -> str:
     """The note in the header of `data`, or "".
 
     Raises:
@@ -45,7 +45,7 @@ def read_note(data: bytes) -> str:
     return note if isinstance(note, str) else ""
 
 
-def decode_weights(data: bytes, schema: Schema) -> Weights:
+def decode_weights(data: bytes | memoryview, schema: Schema) -> Weights:
     """Read-only float32 views into `data`, exactly as `schema` says.
 
     Nothing is copied, so a coordinator holds one update and no more while it folds it in.
@@ -85,7 +85,7 @@ _ASK_UPDATE = "Update the device and the coordinator to the same version."
 _LOWER_RATE = "The device's training diverged: lower the learning rate in the recipe."
 
 
-def _header(data: bytes) -> tuple[dict[str, object], int]:
+def _header(data: bytes | memoryview) -> tuple[dict[str, object], int]:
     """The JSON header of safetensors bytes and where the values start.
 
     Format: 8 bytes little-endian length, JSON, values (https://github.com/huggingface/safetensors).
@@ -94,7 +94,7 @@ def _header(data: bytes) -> tuple[dict[str, object], int]:
         length = int.from_bytes(data[:8], "little")
         if len(data) < 8 or length > min(HEADER_LIMIT, len(data) - 8):
             raise ValueError("header length out of range")
-        header = json.loads(data[8 : 8 + length], object_pairs_hook=_no_duplicates)
+        header = json.loads(bytes(data[8 : 8 + length]), object_pairs_hook=_no_duplicates)
         if not isinstance(header, dict):
             raise ValueError("header is not an object")
         return header, 8 + length

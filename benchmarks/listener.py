@@ -1,0 +1,177 @@
+"""Memory and processor time of the listening process, beside torch stepping the same model.
+
+    python -m benchmarks.listener [--seconds 20] [--json]
+
+Real time: the process plays a file at the pace of sound. Fast: the same sound as fast as it is read. The peer is a
+process that runs the same front end and the same model hop by hop in eager torch, as fast as it can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import psutil
+import soundfile
+
+from common.audio.front_end import SAMPLE_RATE
+from common.files import sha256
+from common.protocol.release import GRAPH, MANIFEST, WEIGHTS, Manifest
+from common.protocol.tensors import encode_weights, schema_of
+from common.task import Task
+from fl_client.store import ModelStore
+
+LABELS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", "unknown", "silence")
+FAST_FACTOR = 30
+"""The fast runs hear this many times as much sound as the run in real time."""
+
+
+class Row(TypedDict):
+    """One line of the table."""
+
+    name: str
+    rss_mb: float
+    rtf: float
+    audio_seconds: float
+
+
+def untrained_release(version: int) -> dict[str, bytes]:
+    """The files of a default model for twelve labels with random weights: they cost what trained ones cost."""
+    import torch
+
+    from common.models.export import export_graph
+    from common.models.registry import build_model
+    from common.models.weights import get_weights
+
+    task = Task(labels=LABELS)
+    model = build_model(task, torch.Generator().manual_seed(version))
+    graph_bytes, graph = export_graph(model, task)
+    weights = get_weights(model)
+    data = encode_weights(weights)
+    manifest = Manifest(
+        version=version,
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        task=task,
+        weights=sha256(data),
+        schema=schema_of(weights),
+        graph=graph,
+    )
+    return {MANIFEST: manifest.model_dump_json(by_alias=True).encode(), WEIGHTS: data, GRAPH: graph_bytes}
+
+
+def write_sound(path: Path, seconds: float) -> None:
+    """Noise whose level goes up and down four times a second, like syllables."""
+    count = round(seconds * SAMPLE_RATE)
+    level = 0.05 * (1.1 + np.sin(2 * np.pi * 4 * np.arange(count) / SAMPLE_RATE))
+    soundfile.write(
+        path, np.random.default_rng(0).standard_normal(count) * level, SAMPLE_RATE, subtype="PCM_16"
+    )
+
+
+def measure_listener(name: str, home: Path, source: str, seconds: float | None) -> Row:
+    """Run the real process for `seconds`, or to the end of the sound, and read its own report."""
+    status = home / "listener.json"
+    status.unlink(missing_ok=True)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "fl_client.listen", "--home", str(home), "--source", source]
+    )
+    if seconds is not None:
+        while not status.exists():
+            time.sleep(0.05)
+        time.sleep(seconds)
+        child.terminate()
+    child.wait()
+    report = json.loads(status.read_bytes())
+    assert child.returncode == 0
+    assert report["dropped"] == report["doubled"] == 0
+    return Row(name=name, rss_mb=report["rss_mb"], rtf=report["rtf"], audio_seconds=report["seconds"])
+
+
+def run_peer(home: Path, sound: Path) -> Row:
+    """Step the release's model in eager torch, one hop at a time."""
+    import torch
+
+    from common.audio.stream import StreamFrontEnd
+    from common.models.acoustic import StreamingModel
+    from common.models.registry import build_model
+    from common.models.weights import set_weights
+
+    torch.set_num_threads(1)
+    release = ModelStore(home / "models").load_current()
+    assert release is not None
+    task = release.manifest.task
+    model = build_model(task, torch.Generator())
+    assert isinstance(model, StreamingModel)
+    set_weights(model, release.weights)
+    front_end = StreamFrontEnd(task.front_end)
+    samples, _ = soundfile.read(sound, dtype="float32")
+    state, recent = model.initial_state(1), []
+    began = time.process_time()
+    with torch.inference_mode():
+        for start in range(0, len(samples), task.front_end.hop):
+            frames = front_end.feed(samples[start : start + task.front_end.hop])
+            if len(frames):
+                logits, state = model.step(torch.from_numpy(frames[None]), state)
+                recent = [*recent[-(task.clip_frames - 1) :], logits[0, -1]]
+                torch.stack(recent).logsumexp(dim=0).softmax(dim=0)
+    seconds = len(samples) / SAMPLE_RATE
+    spent, memory = time.process_time() - began, psutil.Process().memory_info().rss
+    return Row(
+        name="torch, eager",
+        rss_mb=round(memory / 1e6, 1),
+        rtf=round(spent / seconds, 5),
+        audio_seconds=seconds,
+    )
+
+
+def measure(seconds: float) -> list[Row]:
+    """All rows, each from a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        home, sound = Path(folder), Path(folder) / "sound.wav"
+        # Exported in a child, so that no row is measured beside a torch in this process.
+        subprocess.run([sys.executable, "-m", "benchmarks.listener", "--export", folder], check=True)
+        write_sound(sound, seconds * FAST_FACTOR)
+        rows = [
+            measure_listener("listener, real time", home, f"file:{sound},loop", seconds),
+            measure_listener("listener, fast", home, f"file:{sound},fast", None),
+        ]
+        peer = [sys.executable, "-m", "benchmarks.listener", "--peer", folder]
+        answer = subprocess.run(peer, check=True, capture_output=True, text=True).stdout
+        row: Row = json.loads(answer.splitlines()[-1])
+        return [*rows, row]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of the run in real time")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--export", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.export:
+        ModelStore(options.export / "models").install(untrained_release(1))
+    elif options.peer:
+        print(json.dumps(run_peer(options.peer, options.peer / "sound.wav")))
+    else:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        rows = measure(options.seconds)
+        print(f"{'':22}{'resident MB':>12}{'CPU s per audio s':>20}{'audio s':>10}")
+        for row in rows:
+            print(f"{row['name']:22}{row['rss_mb']:12.1f}{row['rtf']:20.5f}{row['audio_seconds']:10.0f}")
+        if options.json:
+            print(json.dumps({"benchmark": "listener", "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

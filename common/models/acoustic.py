@@ -1,0 +1,52 @@
+"""What every model is: features in, logits out; a streaming one can also go step by step."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+State: TypeAlias = tuple[Tensor, ...]
+"""What a streaming model remembers of the frames it has seen; each tensor (B, channels, frames)."""
+
+
+class AcousticModel(nn.Module):
+    """A model that names what is heard in a window of features.
+
+    Attributes:
+        receptive_field: frames that influence one output.
+        streaming: whether the model is a `StreamingModel`.
+    """
+
+    receptive_field: int
+    streaming = False
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, labels) of windows of features (B, T, F)."""
+
+
+class StreamingModel(AcousticModel):
+    """A causal model: frame logits depend on present and past frames only.
+
+    The logits of a window are the log-mean-exp over time of its frame logits: a word counts where it is, the
+    silence around it does not.
+    """
+
+    streaming = True
+
+    @abstractmethod
+    def step(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
+        """Frame logits (B, T, labels) of the next frames (B, T, F), T >= 1, and the state after them."""
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> State:
+        """The state before the first frame: zeros."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """As `AcousticModel`, from the initial state."""
+        logits, _ = self.step(features, self.initial_state(features.shape[0]))
+        return torch.logsumexp(logits, dim=1) - math.log(features.shape[1])

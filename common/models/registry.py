@@ -1,0 +1,52 @@
+"""Architectures by name."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from common.errors import TrainingError
+from common.models.acoustic import AcousticModel
+from common.models.ds_cnn import DsCnn
+from common.models.tc_stream import TcStream
+from common.task import Task
+
+ARCHITECTURES: Mapping[str, Callable[[Task], AcousticModel]] = {"tc-stream": TcStream, "ds-cnn": DsCnn}
+
+
+def build_model(task: Task, generator: torch.Generator) -> AcousticModel:
+    """A fresh model for `task`; the same generator state gives the same weights.
+
+    Raises:
+        TrainingError: FA-7001, there is no such architecture.
+    """
+    if task.architecture not in ARCHITECTURES:
+        near = difflib.get_close_matches(task.architecture, ARCHITECTURES, n=1, cutoff=0.0)[0]
+        raise TrainingError(
+            "FA-7001", f"There is no architecture '{task.architecture}'.", f"Did you mean '{near}'?"
+        )
+    # On the meta device nothing is drawn from torch's global generator, which is not ours to advance.
+    with torch.device("meta"):
+        model = ARCHITECTURES[task.architecture](task)
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        _initialise(module, generator)
+    return model
+
+
+@torch.no_grad()
+def _initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Weights uniform within 1/sqrt(fan-in) (LeCun et al. 1998), biases zero, norms the identity."""
+    match module:
+        case nn.Conv1d() | nn.Conv2d() | nn.Linear():
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            module.weight.uniform_(-bound, bound, generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
+        case nn.LayerNorm() | nn.GroupNorm():
+            module.weight.fill_(1.0)
+            module.bias.zero_()

@@ -1,0 +1,87 @@
+"""Windows of a data set as features, changed at random or as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from common.audio.batch import BatchFrontEnd
+from common.data.features import FeatureSet
+from common.errors import TrainingError
+from common.protocol.plan import Augmentation
+from common.training.augment import change_energies, draw_changes, mask_features
+from common.training.noise import synthetic_noise
+
+Windows = npt.NDArray[np.int64]
+"""Indices of windows of a data set."""
+
+
+def plain_features(front_end: BatchFrontEnd, data: FeatureSet, windows: Windows) -> Tensor:
+    """Features (B, T, F) of `windows` as they are."""
+    with torch.no_grad():
+        features: Tensor = front_end.normalise(torch.from_numpy(data.energies[windows]))
+    return features
+
+
+def labels_of(data: FeatureSet, windows: Windows) -> Tensor:
+    """Labels (B,) of `windows`."""
+    return torch.from_numpy(data.labels[windows])
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """A data set seen through random changes.
+
+    Args:
+        noises: energies (N, T, bands) to mix in, see `noises_for`.
+    """
+
+    front_end: BatchFrontEnd
+    data: FeatureSet
+    augmentation: Augmentation
+    noises: Tensor
+
+    @torch.no_grad()
+    def features(self, windows: Windows, generator: torch.Generator) -> Tensor:
+        """Features (B, T, F) of `windows`, changed as `generator` says."""
+        config = self.front_end.config
+        changes = draw_changes(
+            self.augmentation,
+            len(windows),
+            self.noises,
+            hop_seconds=config.hop_seconds,
+            features=config.features,
+            generator=generator,
+        )
+        energies = torch.from_numpy(self.data.energies[windows])
+        return mask_features(self.front_end.normalise(change_energies(energies, changes)), changes)
+
+
+def noises_for(
+    front_end: BatchFrontEnd,
+    data: FeatureSet,
+    augmentation: Augmentation,
+    noise: FeatureSet | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """Energies (N, T, bands) of the noise to mix into `data`: recorded if there is any, else synthetic.
+
+    Raises:
+        TrainingError: FA-7006, the recorded noise was not read for the same task.
+    """
+    frames, bands = data.energies.shape[1:]
+    if augmentation.noise_probability == 0:
+        return torch.zeros(1, frames, bands)
+    if noise is None or len(noise.labels) == 0:
+        return synthetic_noise(front_end, frames, generator)
+    if noise.energies.shape[1:] != (frames, bands):
+        raise TrainingError(
+            "FA-7006",
+            f"The noise has {noise.energies.shape[1:]} frames and bands, the clips have {(frames, bands)}.",
+            "Read clips and noise with the same front end and clip_seconds.",
+        )
+    return torch.from_numpy(np.array(noise.energies))

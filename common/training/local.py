@@ -1,0 +1,118 @@
+"""Training on one machine: a device's answer to a plan, and training without any coordinator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.audio.batch import BatchFrontEnd
+from common.data.clips import Clips
+from common.data.features import FeatureSet, load_features
+from common.models.acoustic import AcousticModel
+from common.models.registry import build_model
+from common.models.weights import get_weights, set_weights
+from common.protocol.answer import Report
+from common.protocol.plan import Plan, Privacy, Recipe
+from common.protocol.tensors import Weights
+from common.task import Task
+from common.training.metrics import evaluate
+from common.training.trainer import TrainReport, train
+
+LOSS_LIMIT = 1e6
+"""The largest loss a report may state."""
+
+
+def answer_plan(plan: Plan, weights: Weights, data: FeatureSet, device: str) -> tuple[Report, Weights | None]:
+    """Do what `plan` asks with `weights` on a device's clips: the report, and of a training the delta.
+
+    Without privacy the same plan, weights, clips and device name give the same delta to the last bit,
+    wherever it is computed. A private training draws its noise from the operating system and reports no loss,
+    for the exact loss is not private.
+
+    Args:
+        data: all clips of the device; `plan.holdout` of them are never trained on, the same ones in every
+            round.
+
+    Raises:
+        TrainingError: FA-7001 architecture, FA-7002 weights, FA-7003 no clips, FA-7004 diverged,
+            FA-7005 too little privacy noise.
+    """
+    begin = time.monotonic()
+    model = _model_with(plan.task, weights)
+    front_end = BatchFrontEnd(plan.task.front_end)
+    learned_from, held_out = _hold_out(data, plan.holdout, device)
+    report = partial(
+        Report,
+        run=plan.run,
+        round=plan.round,
+        kind=plan.kind,
+        base=plan.base,
+        device=device,
+        skipped=len(data.skipped),
+    )
+    if plan.kind == "evaluate":
+        result = evaluate(model, front_end, held_out)
+        loss, seconds = min(result.loss, LOSS_LIMIT), time.monotonic() - begin
+        return report(clips=result.clips, correct=result.correct, loss=loss, seconds=seconds), None
+    generator = torch.Generator().manual_seed(_seed(plan.seed, plan.round, device))
+    done = train(model, front_end, learned_from, plan.recipe, generator, privacy=plan.privacy)
+    delta = {name: value - weights[name] for name, value in get_weights(model).items()}
+    loss = min(done.loss, LOSS_LIMIT) if plan.privacy is None else 0.0
+    seconds = time.monotonic() - begin
+    return report(clips=done.clips, loss=loss, seconds=seconds, privacy=done.privacy), delta
+
+
+def train_local(
+    clips: Clips,
+    task: Task,
+    recipe: Recipe,
+    *,
+    weights: Weights | None = None,
+    privacy: Privacy | None = None,
+    cache: Path | None = None,
+    seed: int = 0,
+) -> tuple[Weights, TrainReport]:
+    """Train a model for `task` on all of `clips`, from `weights` or from scratch.
+
+    Args:
+        cache: folder that keeps the clips' energies for the next time.
+        seed: of initial weights, batch order and augmentation; never of privacy noise.
+
+    Raises:
+        TrainingError: as `common.training.trainer.train`, FA-7001 architecture, FA-7002 weights.
+    """
+    generator = torch.Generator().manual_seed(_seed(seed))
+    model = build_model(task, generator)
+    if weights is not None:
+        set_weights(model, weights)
+    with tempfile.TemporaryDirectory() as folder:
+        data = load_features(clips, task, cache or Path(folder))
+        report = train(model, BatchFrontEnd(task.front_end), data, recipe, generator, privacy=privacy)
+    return get_weights(model), report
+
+
+def _model_with(task: Task, weights: Weights) -> AcousticModel:
+    model = build_model(task, torch.Generator())
+    set_weights(model, weights)
+    return model
+
+
+def _hold_out(data: FeatureSet, share: float, device: str) -> tuple[FeatureSet, FeatureSet]:
+    """Windows to learn from and windows to evaluate on. A clip's side hangs on its index and the device
+    alone, so it is the same in every round and the windows of one clip stay together."""
+    clips = np.unique(data.clip_index)
+    kept = np.array([clip for clip in clips if _seed(device, int(clip)) < share * 2**32], np.int64)
+    held = np.isin(data.clip_index, kept)
+    return data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
+
+
+def _seed(*parts: int | str) -> int:
+    """32 bits, all a torch.Generator uses of its seed, that look independent for any two lists of parts."""
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:4])

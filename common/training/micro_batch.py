@@ -1,0 +1,50 @@
+"""How many windows to push through a model at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+LARGEST_ALLOCATION = 32 * 2**20
+"""Bytes. glibc gives larger blocks back to the kernel at once, so each use faults every page in anew
+(mallopt(3), M_MMAP_THRESHOLD); a batch of 64 then takes four times as long."""
+
+
+def micro_batch_size(model: nn.Module, frames: int, features: int, *, per_sample_gradients: bool) -> int:
+    """Windows (frames, features) to compute at once so that no activation exceeds the limit; at least 1.
+
+    With `per_sample_gradients` no parameter's gradients of all samples exceed it either.
+    """
+    sizes = _AllocationSizes(model)
+    with torch.no_grad(), sizes:
+        model(torch.zeros(1, frames, features))
+    largest = sizes.largest
+    if per_sample_gradients:
+        largest = max(largest, *(value.nbytes for value in model.parameters()))
+    return max(1, LARGEST_ALLOCATION // largest)
+
+
+class _AllocationSizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the largest tensor, in bytes, that an operation makes; views of the parameters do not count."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known = {value.untyped_storage().data_ptr() for value in model.parameters()}
+        self.largest = 1
+
+    def __torch_dispatch__(
+        self,
+        operation: Callable[..., object],
+        types: object,
+        arguments: tuple[object, ...] = (),
+        options: Mapping[str, object] | None = None,
+    ) -> object:
+        result = operation(*arguments, **(options or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor) and value.untyped_storage().data_ptr() not in self._known:
+                self.largest = max(self.largest, value.nbytes)
+        return result

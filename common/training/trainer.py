@@ -1,0 +1,122 @@
+"""The local training loop, plain or private."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.audio.batch import BatchFrontEnd
+from common.data.features import FeatureSet
+from common.errors import TrainingError
+from common.models.acoustic import AcousticModel
+from common.privacy.secure_random import SecureRandom
+from common.protocol.answer import PrivacySpent
+from common.protocol.plan import Privacy, Recipe
+from common.training.examples import Augmented, noises_for
+from common.training.gradients import GradientSource, PlainGradients, PrivateGradients, diverged
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training did.
+
+    Args:
+        loss: mean over the steps of the mean cross-entropy of each step's clips; exact even of a private
+            training.
+        steps: optimiser steps taken.
+        clips: windows learned from.
+        privacy: what it cost, of a private training.
+    """
+
+    loss: float
+    steps: int
+    clips: int
+    privacy: PrivacySpent | None = None
+
+
+def train(
+    model: AcousticModel,
+    front_end: BatchFrontEnd,
+    data: FeatureSet,
+    recipe: Recipe,
+    generator: torch.Generator,
+    *,
+    noise: FeatureSet | None = None,
+    privacy: Privacy | None = None,
+    test_random: SecureRandom | None = None,
+) -> TrainReport:
+    """Train `model` in place on `data` as `recipe` says.
+
+    With `privacy` each step samples, clips and noises (DP-SGD) instead of going through shuffled batches, and
+    `recipe.gradient_clip` does not apply, for every clip's gradient is clipped already. What depends on the
+    weights alone (the FedProx and L1 terms, weight decay, momentum) acts after the noise and costs no
+    privacy.
+
+    Args:
+        generator: batch order and augmentation; of a private training only the synthetic noise.
+        noise: recordings to mix in; synthetic noise otherwise.
+        test_random: replaces the operating system's randomness in a private training, for tests only.
+
+    Raises:
+        TrainingError: FA-7003 there are no clips, FA-7004 the training diverged, FA-7005 the privacy noise is
+            too small, FA-7006 the noise is of another task.
+    """
+    if len(data.labels) == 0:
+        raise TrainingError(
+            "FA-7003", "There are no clips to learn from.", "Import clips with the task's labels."
+        )
+    noises = noises_for(front_end, data, recipe.augmentation, noise, generator)
+    examples = Augmented(front_end, data, recipe.augmentation, noises)
+    source: GradientSource = (
+        PlainGradients(model, examples, recipe, generator)
+        if privacy is None
+        else PrivateGradients(model, examples, recipe, privacy, test_random or SecureRandom())
+    )
+    steps = recipe.epochs * source.steps_per_epoch if recipe.steps is None else recipe.steps
+    if steps == 0:
+        logger.info("the recipe asks for no steps; the weights stay as they are")
+    spent = source.spent(steps)
+    optimizer = _optimizer(model, recipe)
+    start = [value.detach().clone() for value in model.parameters()]
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        losses.append(source.next_step())
+        _add_penalties(model, start, recipe)
+        if privacy is None and recipe.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
+        optimizer.step()
+    if not all(bool(value.isfinite().all()) for value in model.parameters()):
+        raise diverged("A weight became infinite or not a number.")
+    return TrainReport(sum(losses) / max(1, steps), steps, len(data.labels), spent)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+    return torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+@torch.no_grad()
+def _add_penalties(model: nn.Module, start: list[Tensor], recipe: Recipe) -> None:
+    """Add the gradients of mu/2 |w - start|^2 (FedProx, Li et al. 2020) and of l1 |w|.
+
+    L1 spares norms and biases: they are few, and at zero they silence a channel rather than a connection.
+    """
+    for value, origin in zip(model.parameters(), start, strict=True):
+        if value.grad is None:
+            continue
+        if recipe.proximal:
+            value.grad.add_(value - origin, alpha=recipe.proximal)
+        if recipe.l1 and value.dim() > 1:
+            value.grad.add_(value.sign(), alpha=recipe.l1)

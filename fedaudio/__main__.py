@@ -1,0 +1,5 @@
+"""`python -m fedaudio`"""
+
+from fedaudio.cli import main
+
+main()

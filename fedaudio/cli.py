@@ -1,0 +1,50 @@
+"""The command `fedaudio`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import fedaudio
+from common.errors import FedAudioError
+from fedaudio.demo.command import demo
+from fl_client import cli as client
+from fl_server import cli as server
+
+app = typer.Typer(
+    help="Devices learn one shared audio model without their audio leaving them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(server.app, name="server")
+app.add_typer(client.app, name="client")
+app.command()(demo)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
+) -> None:
+    """Devices learn one shared audio model without their audio leaving them."""
+    # Child processes inherit this.
+    os.environ["FEDAUDIO_LOG_FORMAT"] = log_format
+    if version:
+        typer.echo(fedaudio.__version__)
+
+
+def main() -> None:
+    """Run the command; a failure a person can mend is two sentences and an exit status, never a traceback."""
+    try:
+        app()
+    except FedAudioError as error:
+        if "--json" in sys.argv:
+            document = {"error": error.code, "happened": error.happened, "remedy": error.remedy}
+            typer.echo(json.dumps(document))
+        else:
+            typer.echo(f"{error.code}: {error.happened}\n{error.remedy}", err=True)
+        sys.exit(error.status)

@@ -1,0 +1,1 @@
+"""`fedaudio demo`: a whole federation of real processes on one machine."""

@@ -1,0 +1,100 @@
+"""Who speaks on which device, who validates, and who is kept for the test on voices never heard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+
+from common.audio.reading import read_audio
+from common.data.clips import Clip, Clips
+from common.data.partitions import by_speaker
+from common.data.splits import hold_out
+from common.data.synthetic.corpus import make_corpus
+from common.data.synthetic.streams import make_stream
+from common.errors import DataError
+from common.results import Speakers
+
+VOICES, WORDS, TAKES = 26, 10, 8
+"""Of the synthetic corpus: 17 voices to learn from, 4 to validate on, 5 unseen."""
+
+STREAM_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """Clips by their part in the demo; no speaker (or fold) has two parts."""
+
+    devices: list[Clips]
+    validation: Clips
+    unseen: Clips
+    speakers: Speakers
+    clip_seconds: float
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels there are to learn."""
+        return Clips(clip for share in self.devices for clip in share).labels
+
+
+def prepare(source: Path | None, work: Path, *, devices: int, unseen: Collection[str], seed: int) -> DemoData:
+    """Divide the clips in `source`, or a synthetic corpus made in `work`, over `devices` and the rest.
+
+    A fifth of the speakers (of the folds, where those are what is known) is unseen, drawn from `seed` unless
+    named in `unseen`. Only the synthetic corpus is large enough to keep validation speakers too.
+
+    Raises:
+        DataError: FA-2009 an unknown name in `unseen`, FA-2010 more devices than speakers, FA-2012 too few.
+    """
+    if source is None:
+        make_corpus(work / "corpus", kind="words", voices=VOICES, labels=WORDS, takes=TAKES, seed=seed)
+    clips = Clips.load(source or work / "corpus")
+    by: Literal["speaker", "fold"] = "speaker" if clips.speakers else "fold"
+    names = sorted({name for clip in clips if (name := _name(clip, by))})
+    if len(names) < 2:
+        raise DataError(
+            "FA-2012",
+            "The clips name fewer than two speakers or folds.",
+            "Add a `speaker` column to the manifest.",
+        )
+    drawn = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    kept = list(unseen) or drawn[: max(1, math.floor(len(names) * 0.23))]
+    others = [name for name in drawn if name not in kept]
+    validating = others[:4] if source is None else []
+    rest, unseen_clips = hold_out(clips, kept, by)
+    training, validation = hold_out(rest, validating, by) if validating else (rest, Clips())
+    return DemoData(
+        by_speaker(training, devices, np.random.default_rng(seed)),
+        validation,
+        unseen_clips,
+        Speakers(
+            train=tuple(sorted(set(others) - set(validating))),
+            validation=tuple(sorted(validating)),
+            unseen=tuple(sorted(kept)),
+        ),
+        _usual_seconds(clips),
+    )
+
+
+def write_stream(clips: Clips, path: Path, seed: int) -> None:
+    """A minute of continuous sound made of `clips`, for a listener to hear (16-bit WAV)."""
+    rng = np.random.default_rng(seed)
+    some: Sequence[int] = rng.permutation(len(clips))[:40].tolist()
+    sounds = [(read_audio(clips[index].path), clips[index].label) for index in some]
+    samples, _ = make_stream(sounds, STREAM_SECONDS, rng)
+    soundfile.write(path, samples, 16_000, subtype="PCM_16")
+
+
+def _name(clip: Clip, by: str) -> str | None:
+    return clip.speaker if by == "speaker" else clip.fold
+
+
+def _usual_seconds(clips: Clips) -> float:
+    """Length that holds nearly every clip: the 95th percentile, 1 to 5 s, in steps of half a second."""
+    lengths = [soundfile.info(str(clip.path)).duration for clip in clips]
+    return float(np.clip(math.floor(2 * np.quantile(lengths, 0.95)) / 2, 1.0, 5.0))

@@ -1,0 +1,127 @@
+"""The demo's coordinator and devices, as operating-system processes, and their folders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from common.data.importing import import_clips
+from common.errors import CoordinatorError
+from fedaudio.demo.data import DemoData, write_stream
+from fl_client.home import DeviceHome
+from fl_client.initialise import initialise as initialise_device
+from fl_server.home import CoordinatorHome
+from fl_server.initialise import initialise as initialise_server
+from fl_server.registry import Registry
+from fl_server.settings import ServerSettings
+
+START_SECONDS = 120.0
+
+
+class DemoFleet:
+    """Brings a coordinator and devices up on 127.0.0.1, and takes them down when the context is left.
+
+    Args:
+        work: folder for all their state and logs.
+    """
+
+    def __init__(self, work: Path, settings: ServerSettings, data: DemoData, seed: int) -> None:
+        self.server = CoordinatorHome(work / "server")
+        self.devices = [DeviceHome(work / f"device-{i + 1}") for i in range(len(data.devices))]
+        self._work = work
+        self._settings = settings
+        self._data = data
+        self._seed = seed
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._logs: list[IO[bytes]] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self._start_server()
+            for number, home in enumerate(self.devices):
+                self._start_device(number, home)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def check(self) -> None:
+        """Raise if a process has ended that should not have.
+
+        Raises:
+            CoordinatorError: FA-5011.
+        """
+        for process in self._processes:
+            if (status := process.poll()) is not None:
+                raise CoordinatorError(
+                    "FA-5011",
+                    f"A process of the demo ended with status {status}.",
+                    f"Read the logs in {self._work}.",
+                )
+
+    def _start_server(self) -> None:
+        settings = self._settings
+        if len(self._data.validation):
+            folder = self._work / "validation"
+            import_clips(self._data.validation, folder)
+            settings = settings.model_copy(update={"validation": folder})
+        initialise_server(self.server, settings, names=["127.0.0.1"])
+        self._spawn("server", ["server", "start", "--home", str(self.server.root)])
+        self._address = f"127.0.0.1:{self._wait_for_port()}"
+
+    def _wait_for_port(self) -> int:
+        registry = Registry(self.server.database)
+        deadline = time.monotonic() + START_SECONDS
+        while (presence := registry.presence()) is None:
+            self.check()
+            if time.monotonic() > deadline:
+                raise CoordinatorError(
+                    "FA-5011", "The coordinator did not start.", f"Read {self._work}/server.log."
+                )
+            time.sleep(0.1)
+        return presence.port
+
+    def _start_device(self, number: int, home: DeviceHome) -> None:
+        initialise_device(home, server=self._address, ca=self.server.certificate, name=home.root.name)
+        import_clips(self._data.devices[number], home.clips)
+        stream = self._work / f"{home.root.name}.wav"
+        write_stream(self._data.unseen, stream, self._seed + number)
+        source = f"file:{stream},loop"
+        self._spawn(home.root.name, ["client", "start", "--home", str(home.root), "--source", source])
+
+    def _spawn(self, name: str, arguments: Sequence[str]) -> None:
+        log = (self._work / f"{name}.log").open("ab")
+        self._logs.append(log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fedaudio", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            # Ctrl-C goes to the demo, which then ends them in order.
+            start_new_session=True,
+        )
+        self._processes.append(process)
+
+    def _stop(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for log in self._logs:
+            log.close()

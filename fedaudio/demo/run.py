@@ -1,0 +1,178 @@
+"""The demo itself: bring the fleet up, order rounds, judge every version on voices nobody trained on."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import CoordinatorError
+from common.files import make_folder, write_atomic
+from common.protocol.plan import Privacy
+from common.protocol.release import load_release
+from common.results import Final, Initial, Listening, Results, RoundResult
+from common.task import Task
+from common.training.metrics import Evaluation
+from fedaudio.demo.data import DemoData, prepare
+from fedaudio.demo.processes import DemoFleet
+from fl_client import status as device_status
+from fl_client.home import DeviceHome
+from fl_server.registry import Registry
+from fl_server.releases import release_folder
+from fl_server.settings import RoundSettings, ServerSettings
+from fl_server.validation import Validation
+
+SWAP_SECONDS = 15.0
+"""Time the listeners have to take up the last version."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What was asked for."""
+
+    data: Path | None
+    rounds: int
+    devices: int
+    dp: bool
+    unseen: tuple[str, ...]
+    seed: int
+
+
+Watcher = Callable[[float, Sequence[RoundResult], Sequence[device_status.Status]], None]
+"""Told the initial accuracy, the rounds so far and the devices, a few times a second."""
+
+
+def run_demo(config: DemoConfig, work: Path, out: Path | None, watch: Watcher) -> Results:
+    """Run the whole federation in `work` and return what it came to.
+
+    Args:
+        out: receives the final release (release/) and results.json.
+
+    Raises:
+        FedAudioError: anything that went wrong; the processes are ended and the logs are in `work`.
+    """
+    data = prepare(config.data, work, devices=config.devices, unseen=config.unseen, seed=config.seed)
+    settings = ServerSettings(
+        port=0,
+        task=Task(labels=data.labels, clip_seconds=data.clip_seconds),
+        rounds=RoundSettings(min_devices=config.devices),
+        privacy=Privacy() if config.dp else None,
+        seed=config.seed,
+    )
+    judge = Validation(data.unseen, settings.task, work / "judge")
+    with DemoFleet(work, settings, data, config.seed) as fleet:
+        scores = Scores(fleet, judge)
+        order = Registry(fleet.server.database).place_order(config.rounds)
+        while (state := scores.registry.order(order.id)).state == "open":
+            fleet.check()
+            scores.update()
+            watch(scores.initial.accuracy, scores.rounds, _statuses(fleet.devices))
+            time.sleep(0.3)
+        if state.state == "failed":
+            raise CoordinatorError(state.code or "FA-5004", state.happened or "", state.remedy or "")
+        scores.update()
+        _wait_for_listeners(fleet, scores.rounds[-1].version)
+        watch(scores.initial.accuracy, scores.rounds, _statuses(fleet.devices))
+        results = _summary(config, data, scores, fleet.devices)
+        if out is not None:
+            _keep(results, release_folder(fleet.server.releases, scores.rounds[-1].version), out)
+    return results
+
+
+class Scores:
+    """Every released version, judged on the unseen speakers."""
+
+    def __init__(self, fleet: DemoFleet, judge: Validation) -> None:
+        self.registry = Registry(fleet.server.database)
+        self.rounds: list[RoundResult] = []
+        self._releases = fleet.server.releases
+        self._judge = judge
+        self.initial = self._of(0)
+
+    def update(self) -> None:
+        """Judge the versions that have come since."""
+        known = {result.round for result in self.rounds}
+        for row in self.registry.rounds():
+            if row.state != "done" or row.version is None or row.round in known:
+                continue
+            result = self._of(row.version)
+            self.rounds.append(
+                RoundResult(
+                    round=row.round,
+                    version=row.version,
+                    accuracy_unseen=result.accuracy,
+                    loss=result.loss,
+                    seconds=row.seconds,
+                    overhead_seconds=row.overhead_seconds,
+                    bytes_up=row.bytes_up,
+                    bytes_down=row.bytes_down,
+                    participants=row.participants,
+                    failed=row.failed,
+                )
+            )
+
+    def _of(self, version: int) -> Evaluation:
+        return self._judge.evaluate(load_release(release_folder(self._releases, version)).weights)
+
+
+def _statuses(devices: Sequence[DeviceHome]) -> list[device_status.Status]:
+    return [device_status.describe(home) for home in devices]
+
+
+def _wait_for_listeners(fleet: DemoFleet, version: int) -> None:
+    """Give every listener time to hear with `version`, and to say so."""
+    deadline = time.monotonic() + SWAP_SECONDS
+    while time.monotonic() < deadline:
+        fleet.check()
+        listeners = [status["listener"] for status in _statuses(fleet.devices)]
+        if all(listener and listener["version"] == version for listener in listeners):
+            return
+        time.sleep(0.2)
+
+
+def _summary(config: DemoConfig, data: DemoData, scores: Scores, devices: Sequence[DeviceHome]) -> Results:
+    listeners = [status["listener"] or {} for status in _statuses(devices)]
+    newest = scores.registry.model()
+    privacy = None
+    if newest is not None:
+        privacy = load_release(release_folder(scores._releases, newest.version)).manifest.privacy
+
+    def total(key: str) -> int:
+        return sum(int(listener.get(key) or 0) for listener in listeners)
+
+    return Results(
+        config={
+            "data": str(config.data) if config.data else "synthetic words",
+            "rounds": config.rounds,
+            "devices": config.devices,
+            "dp": config.dp,
+            "seed": config.seed,
+            "clip_seconds": data.clip_seconds,
+        },
+        speakers=data.speakers,
+        initial=Initial(accuracy_unseen=scores.initial.accuracy),
+        rounds=tuple(scores.rounds),
+        final=Final(
+            accuracy_unseen=scores.rounds[-1].accuracy_unseen,
+            epsilon=privacy.epsilon if privacy else None,
+            delta=privacy.delta if privacy else None,
+            unit=privacy.unit if privacy else None,
+        ),
+        listening=Listening(
+            hops=total("hops"),
+            dropped=total("dropped"),
+            doubled=total("doubled"),
+            swaps=total("swaps"),
+            max_gap_seconds=max(float(listener.get("max_gap_seconds") or 0.0) for listener in listeners),
+            events=total("events"),
+        ),
+    )
+
+
+def _keep(results: Results, release: Path, out: Path) -> None:
+    make_folder(out)
+    shutil.rmtree(out / "release", ignore_errors=True)
+    shutil.copytree(release, out / "release")
+    write_atomic(out / "results.json", results.model_dump_json(indent=1).encode())

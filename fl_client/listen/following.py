@@ -1,0 +1,58 @@
+"""Watches the store and puts each new release to work."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from common.errors import FedAudioError
+from fl_client.listen.recognizer import Recognizer
+from fl_client.store import ModelStore, Stamp
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+
+
+def first_recognizer(store: ModelStore, stop: threading.Event) -> tuple[Recognizer, Stamp | None] | None:
+    """Wait for a release that can be run; the newest such one, and the state of the store it was found in.
+
+    Returns:
+        None if `stop` was set first.
+    """
+    seen: Stamp | None = None
+    while not stop.is_set():
+        stamp = store.stamp()
+        if stamp != seen:
+            seen = stamp
+            for release in store.newest_first():
+                try:
+                    recognizer = Recognizer(release)
+                except FedAudioError as error:
+                    log.warning("%s %s", error.happened, error.remedy)
+                else:
+                    log.info("listening with version %d", release.version)
+                    return recognizer, seen
+        stop.wait(POLL_SECONDS)
+    return None
+
+
+def follow(store: ModelStore, recognizer: Recognizer, seen: Stamp | None, stop: threading.Event) -> None:
+    """Swap every release installed from now on into `recognizer`; one that cannot be used is logged, once.
+
+    Runs until `stop` is set.
+    """
+    while not stop.wait(POLL_SECONDS):
+        stamp = store.stamp()
+        if stamp == seen:
+            continue
+        seen = stamp
+        release = store.load_current()
+        if release is None or release.version == recognizer.version:
+            continue
+        try:
+            recognizer.swap(release)
+        except FedAudioError as error:
+            log.warning("version %d stays: %s", recognizer.version, error.happened)
+        else:
+            log.info("version %d takes over from version %d", release.version, recognizer.version)

@@ -1,0 +1,83 @@
+"""One release at work on a stream of sound: samples in, a row of scores per hop out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from common.audio.front_end import SAMPLE_RATE
+from common.audio.stream import StreamFrontEnd
+from common.protocol.release import Release
+from fl_client.listen.engine import Frames
+from fl_client.listen.ring import Ring, Rows
+from fl_client.listen.scorer import Scorer, build_scorer
+
+SETTLING = 500
+"""Hops after which a front end forgets how it began: its running mean has a time constant of 40 hops."""
+
+BLOCK = SAMPLE_RATE // 2
+"""Samples scored in one go, which bounds the memory a block of any size needs."""
+
+
+class Pipeline:
+    """Front end and scorer of one release.
+
+    Hop i of the stream covers samples [i*hop, i*hop + window) whichever pipeline scores it: all share one
+    grid, so one can take over from another between two hops.
+
+    Args:
+        release: the version to run.
+        like: a pipeline whose ONNX Runtime session is used again if the graph is the same.
+
+    Raises:
+        DeviceError: FA-4201, FA-4202.
+        AudioError: FA-1008, the release's front end is impossible.
+    """
+
+    def __init__(self, release: Release, like: Pipeline | None = None) -> None:
+        self.release = release
+        self.task = release.manifest.task
+        self._front_end = StreamFrontEnd(self.task.front_end)
+        self._scorer: Scorer = build_scorer(release, like._scorer if like is not None else None)
+        self._position = 0
+
+    @property
+    def hop(self) -> int:
+        """Index in the stream of the next hop."""
+        return self._scorer.frame
+
+    @property
+    def memory(self) -> int:
+        """Samples of the past that decide the scores of the next hop."""
+        return (self._scorer.need + SETTLING) * self.task.front_end.hop + self.task.front_end.window
+
+    def feed(self, samples: Rows) -> Frames:
+        """Scores (hops, labels) of the hops that `samples` (n,) complete; rows as in `Scorer.feed`."""
+        self._position += len(samples)
+        return self._scorer.feed(self._front_end.feed(samples))
+
+    def start(self, position: int) -> None:
+        """Forget all; the next sample will be number `position` of the stream, a multiple of the hop."""
+        self._position = position
+        self._front_end.reset()
+        self._scorer.reset(position // self.task.front_end.hop)
+
+    def catch_up(self, recent: Ring) -> bool:
+        """Hear what `recent` holds and this pipeline has not heard; from its beginning if there is a hole.
+
+        Returns:
+            Whether every score was a number.
+        """
+        if not recent.begin <= self._position <= recent.end:
+            hop = self.task.front_end.hop
+            self.start(-(-max(recent.begin, recent.end - self.memory) // hop) * hop)
+        missed = recent.since(self._position)
+        finite = [bool(np.isfinite(self.feed(block)).all()) for block in blocks(missed)]
+        return all(finite)
+
+
+def blocks(samples: Rows) -> Iterator[Rows]:
+    """`samples` in pieces of at most `BLOCK`."""
+    for start in range(0, len(samples), BLOCK):
+        yield samples[start : start + BLOCK]

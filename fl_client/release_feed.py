@@ -1,0 +1,88 @@
+"""Bringing new releases from the coordinator into the model store."""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+import threading
+from collections.abc import Callable
+
+import httpx
+
+from common.errors import FedAudioError, ProtocolError
+from common.protocol.release import FILES, GRAPH, MANIFEST, parse_manifest
+from fl_client.store import ModelStore
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 20.0
+"""How long one question for a newer version stays open; an answer comes at once when there is one."""
+
+LARGEST_FILE = 256 << 20
+
+
+def follow_releases(
+    address: str, ca: bytes, store: ModelStore, stop: threading.Event, on_bytes: Callable[[int], None]
+) -> None:
+    """Install every newer release, until `stop` is set, whatever happens to the network meanwhile.
+
+    Args:
+        address: "host:port".
+        ca: PEM the coordinator is pinned to.
+        on_bytes: told how much each download brought.
+    """
+    trust = ssl.create_default_context(cadata=ca.decode("ascii"))
+    tries = 0
+    with httpx.Client(
+        base_url=f"https://{address}", verify=trust, timeout=WAIT_SECONDS + 10, trust_env=False
+    ) as client:
+        while not stop.is_set():
+            try:
+                version = _newer_than(client, store.current_version())
+                if version is not None:
+                    release = store.install(_download(client, version, store, on_bytes))
+                    log.info("version %d is in the store", release.version)
+                tries = 0
+            except (httpx.HTTPError, FedAudioError, ValueError) as error:
+                log.warning("no release: %s", error)
+                stop.wait(random.uniform(0.5, 1.0) * min(10.0, 0.5 * 2**tries))  # noqa: S311 - jitter
+                tries = min(tries + 1, 8)
+
+
+def _newer_than(client: httpx.Client, current: int | None) -> int | None:
+    after = -1 if current is None else current
+    response = client.get("/v1/releases", params={"after": after, "wait": WAIT_SECONDS})
+    response.raise_for_status()
+    return int(response.json()["version"]) if response.status_code == httpx.codes.OK else None
+
+
+def _download(
+    client: httpx.Client, version: int, store: ModelStore, on_bytes: Callable[[int], None]
+) -> dict[str, bytes]:
+    files = {MANIFEST: _fetch(client, version, MANIFEST, on_bytes)}
+    wanted = parse_manifest(files[MANIFEST]).graph.digest
+    current = store.load_current()
+    if current is not None and current.manifest.graph.digest == wanted:
+        # One graph serves every version of an architecture.
+        files[GRAPH] = current.graph
+    for name in FILES:
+        if name not in files:
+            files[name] = _fetch(client, version, name, on_bytes)
+    return files
+
+
+def _fetch(client: httpx.Client, version: int, name: str, on_bytes: Callable[[int], None]) -> bytes:
+    data = bytearray()
+    with client.stream("GET", f"/v1/releases/{version}/{name}") as response:
+        response.raise_for_status()
+        for part in response.iter_bytes():
+            data += part
+            if len(data) > LARGEST_FILE:
+                raise ProtocolError(
+                    "FA-3013",
+                    f"The release's {name} is larger than {LARGEST_FILE >> 20} MB.",
+                    "Check the server.",
+                )
+    on_bytes(len(data))
+    return bytes(data)

@@ -1,0 +1,247 @@
+"""The coordinator's life: hold the front up, take orders, run rounds, release. Crash-only."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from common.data.clips import Clips
+from common.errors import CoordinatorError, FedAudioError
+from common.files import make_folder
+from common.privacy.accounting import compose
+from common.protocol.answer import PrivacySpent
+from common.protocol.release import Metrics, Release
+from fl_server.app import hold_fleet
+from fl_server.fleet import Fleet, FleetLostError
+from fl_server.front_process import FrontProcess
+from fl_server.home import CoordinatorHome
+from fl_server.registry import Contribution, Order, Registry, Round, failures_of
+from fl_server.rounds import Collected, draw_cohort, evaluate_cohort, make_plan, train_cohort
+from fl_server.server_optimizer import ServerOptimizer
+from fl_server.settings import ServerSettings
+from fl_server.validation import Validation
+from fl_server.versions import Versions
+
+log = logging.getLogger(__name__)
+
+TRIES = 3
+"""Void rounds in a row after which an order is given up."""
+
+
+class Coordinator:
+    """Owns a coordinator's folder while it runs."""
+
+    def __init__(self, home: CoordinatorHome, settings: ServerSettings) -> None:
+        self._home = home
+        self._settings = settings
+        self._registry = Registry(home.database)
+        make_folder(home.releases)
+        self._versions = Versions(home, settings, self._registry)
+        self._validation = (
+            Validation(Clips.load(settings.validation), settings.task, home.root / "cache")
+            if settings.validation
+            else None
+        )
+        self._port = settings.port
+
+    def serve(self, stop: threading.Event, rounds: int | None = None) -> None:
+        """Serve until `stop`; with `rounds`, order so many first, unless an earlier order is still open.
+
+        Raises:
+            CoordinatorError: FA-5002, FA-5003, FA-5008.
+        """
+        with self._alone():
+            self._versions.current()
+            if rounds is not None and self._registry.open_order() is None:
+                self._registry.place_order(rounds)
+            while not stop.is_set():
+                with FrontProcess(self._home, self._settings) as front:
+                    self._port = front.port
+                    log.info("listening on %s:%d", self._settings.host, front.port)
+                    try:
+                        with hold_fleet(front.private_address, front.secret) as fleet:
+                            self._take_orders(fleet, stop)
+                    except FleetLostError as error:
+                        log.warning("the front is gone, starting another: %s", error)
+                        stop.wait(1.0)
+
+    def _take_orders(self, fleet: Fleet, stop: threading.Event) -> None:
+        voids = 0
+        while not stop.is_set():
+            self._note_presence(fleet)
+            order = self._registry.open_order()
+            if order is None:
+                stop.wait(0.5)
+                continue
+            try:
+                if not self._wait_for_devices(fleet, stop):
+                    return
+                self._run_round(fleet, order)
+                voids = 0
+            except CoordinatorError as error:
+                voids += 1
+                log.warning("%s", error)
+                if error.code != "FA-5004" or voids >= TRIES:
+                    self._fail(order, error)
+                    voids = 0
+
+    def _note_presence(self, fleet: Fleet) -> int:
+        online = len(fleet.online())
+        self._registry.note_presence(os.getpid(), self._port, online)
+        return online
+
+    def _wait_for_devices(self, fleet: Fleet, stop: threading.Event) -> bool:
+        """Wait for the smallest number of devices; False if asked to stop.
+
+        Raises:
+            CoordinatorError: FA-5001 they did not come in time.
+        """
+        wanted, patience = self._settings.rounds.min_devices, self._settings.rounds.wait_seconds
+        deadline = time.monotonic() + patience
+        while (online := self._note_presence(fleet)) < wanted:
+            if time.monotonic() > deadline:
+                raise CoordinatorError(
+                    "FA-5001",
+                    f"{online} of {wanted} devices came within {patience:.0f} s.",
+                    "Start devices with `fedaudio client start`, or lower rounds.min_devices in server.toml.",
+                )
+            if stop.wait(0.2):
+                return False
+        return True
+
+    def _run_round(self, fleet: Fleet, order: Order) -> None:
+        """Hold one round and release its result; if anything goes wrong it is void and its number used up."""
+        started = time.monotonic()
+        number, base = self._registry.next_round(), self._versions.current()
+        cohort = draw_cohort(fleet.online(), self._settings.rounds.cohort, self._settings.seed, number)
+        row = Round(
+            round=number,
+            order=order.id,
+            base=base.version,
+            state="running",
+            started=datetime.now(UTC),
+            cohort=len(cohort),
+        )
+        self._save(row)
+        try:
+            self._train_and_release(fleet, row, base, cohort)
+            row.state = "done"
+        except BaseException:
+            row.state = "void"
+            raise
+        finally:
+            row.seconds = time.monotonic() - started
+            row.overhead_seconds += row.seconds
+            self._save(row)
+        self._count_round(order)
+        log.info(
+            "round %d: version %s, %d devices, %.1f s", number, row.version, row.participants, row.seconds
+        )
+
+    def _train_and_release(self, fleet: Fleet, row: Round, base: Release, cohort: list[int]) -> None:
+        settings, schema = self._settings, base.manifest.schema_
+        data = self._versions.weights_bytes(base.version)
+        plan = make_plan(settings, self._registry.run_name(), row.round, data)
+        trained = Collected()
+        try:
+            mean_delta = train_cohort(fleet, settings, plan, data, schema, cohort, trained)
+        finally:
+            _describe(row, trained)
+
+        optimizer = ServerOptimizer(base.weights, settings.optimizer)
+        if memory := self._versions.optimizer_memory(base.version):
+            optimizer.recall(memory)
+        candidate = optimizer.step(mean_delta)
+
+        metrics = Metrics()
+        if settings.rounds.evaluate:
+            evaluated = Collected()
+            metrics = evaluate_cohort(fleet, plan, candidate, schema, cohort, evaluated)
+            _describe(row, evaluated)
+        if self._validation:
+            own = self._validation.metrics(candidate)
+            metrics = metrics.model_copy(update=own.model_dump(exclude_none=True))
+
+        row.participants = len(trained.reports)
+        row.loss = sum(report.loss for report in trained.reports) / len(trained.reports)
+        self._note_contributions(row.round, trained)
+        row.version = self._versions.publish(
+            candidate,
+            base,
+            metrics=metrics,
+            participants=row.participants,
+            privacy=self._largest_spending(trained),
+            optimizer_memory=optimizer.memory(),
+        )
+
+    def _note_contributions(self, number: int, trained: Collected) -> None:
+        with self._registry.session() as session:
+            for report in trained.reports:
+                session.merge(
+                    Contribution(
+                        round=number,
+                        device=report.device,
+                        clips=report.clips,
+                        skipped=report.skipped,
+                        loss=report.loss,
+                        seconds=report.seconds,
+                        privacy=report.privacy.model_dump_json() if report.privacy else None,
+                    )
+                )
+
+    def _largest_spending(self, trained: Collected) -> PrivacySpent | None:
+        """What the device that has spent most has spent over all rounds, by composition."""
+        totals = [
+            compose(self._registry.spent(report.device), report.privacy.delta)
+            for report in trained.reports
+            if report.privacy is not None
+        ]
+        return max(totals, key=lambda total: total.epsilon, default=None)
+
+    def _count_round(self, order: Order) -> None:
+        with self._registry.session() as session:
+            current = session.get_one(Order, order.id)
+            current.done += 1
+            if current.done >= current.rounds:
+                current.state = "done"
+
+    def _save(self, row: Round) -> None:
+        with self._registry.session() as session:
+            session.merge(row)
+
+    def _fail(self, order: Order, error: FedAudioError) -> None:
+        with self._registry.session() as session:
+            current = session.get_one(Order, order.id)
+            current.state = "failed"
+            current.code, current.happened, current.remedy = error.code, error.happened, error.remedy
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the folder's lock; the system lets go of it when the process dies, however it dies."""
+        with self._home.lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CoordinatorError(
+                    "FA-5003",
+                    f"Another coordinator is running on {self._home.root}.",
+                    "Use it, stop it, or give this one another folder with --home.",
+                ) from error
+            yield
+
+
+def _describe(row: Round, collected: Collected) -> None:
+    """Add what one exchange with the cohort cost to its round."""
+    row.bytes_up += collected.bytes_up
+    row.bytes_down += collected.bytes_down
+    row.overhead_seconds -= collected.slowest_seconds
+    failures = failures_of(row) + [asdict(failure) for failure in collected.failures]
+    row.failed, row.failures = len(failures), json.dumps(failures)

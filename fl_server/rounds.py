@@ -1,0 +1,200 @@
+"""One round, top to bottom: draw a cohort, send the plan, fold the updates in, step, evaluate, release."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.errors import CoordinatorError, ProtocolError
+from common.files import sha256
+from common.protocol.answer import Answer, Refusal, Report, decode_answer
+from common.protocol.plan import Plan
+from common.protocol.release import Metrics
+from common.protocol.tensors import Schema, Weights, encode_weights
+from fl_server.aggregate import ExactMean
+from fl_server.fleet import Fleet
+from fl_server.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A node whose part in a round came to nothing."""
+
+    who: str
+    code: str
+    reason: str
+
+
+@dataclass
+class Collected:
+    """Answers to one plan, as far as they have come."""
+
+    reports: list[Report] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    @property
+    def slowest_seconds(self) -> float:
+        """Work of the slowest device."""
+        return max((report.seconds for report in self.reports), default=0.0)
+
+
+def draw_cohort(online: Sequence[int], size: int | None, seed: int, number: int) -> list[int]:
+    """`size` of the nodes that are online, uniformly, or all of them."""
+    if size is None or size >= len(online):
+        return list(online)
+    rng = np.random.default_rng([seed, number])
+    return sorted(int(node) for node in rng.choice(np.asarray(online), size, replace=False))
+
+
+def make_plan(settings: ServerSettings, run: str, number: int, weights: bytes) -> Plan:
+    """The order for round `number` on a model given as bytes."""
+    return Plan(
+        run=run,
+        round=number,
+        task=settings.task,
+        recipe=settings.recipe,
+        privacy=settings.privacy,
+        base=sha256(weights),
+        holdout=settings.rounds.holdout if settings.rounds.evaluate else 0.0,
+        seed=settings.seed,
+        seconds=settings.rounds.answer_seconds,
+    )
+
+
+def train_cohort(
+    fleet: Fleet,
+    settings: ServerSettings,
+    plan: Plan,
+    weights: bytes,
+    schema: Schema,
+    cohort: Sequence[int],
+    collected: Collected,
+) -> Weights:
+    """Let `cohort` train, fold each update in as it arrives, and return the mean delta.
+
+    A bad update costs its sender its place in the round and nothing else.
+
+    Raises:
+        CoordinatorError: FA-5004 too few valid updates.
+        FleetLostError: the transport is gone.
+    """
+    rules = settings.rounds
+    largest_weight = rules.max_clips if rules.weighting == "clips" else 1
+    mean = ExactMean(schema, max(1.0, largest_weight * len(cohort) * rules.max_update_norm))
+
+    def fold(answer: Answer) -> None:
+        _check_update(answer, settings)
+        mean.fold(answer.delta, answer.report.clips if rules.weighting == "clips" else 1)
+
+    _collect(fleet, plan, weights, schema, cohort, collected, fold)
+    if mean.count < rules.min_answers or not mean.total_weight:
+        reasons = "; ".join(f"{failure.who}: {failure.reason}" for failure in collected.failures[:3])
+        raise CoordinatorError(
+            "FA-5004",
+            f"Round {plan.round} had {mean.count} valid updates, {rules.min_answers} are needed"
+            + (f" ({reasons})." if reasons else "."),
+            "See `fedaudio server status`; allow more time or fewer answers in server.toml.",
+        )
+    return mean.mean()
+
+
+def evaluate_cohort(
+    fleet: Fleet, plan: Plan, weights: Weights, schema: Schema, cohort: Sequence[int], collected: Collected
+) -> Metrics:
+    """Let `cohort` evaluate a candidate on clips that it keeps for that."""
+    data = encode_weights(weights)
+    order = plan.model_copy(update={"kind": "evaluate", "base": sha256(data)})
+    _collect(fleet, order, data, schema, cohort, collected, lambda answer: None)
+    clips = sum(report.clips for report in collected.reports)
+    if not clips:
+        return Metrics()
+    correct = sum(report.correct for report in collected.reports)
+    loss = sum(report.loss * report.clips for report in collected.reports)
+    return Metrics(device_accuracy=correct / clips, device_loss=loss / clips)
+
+
+def _collect(
+    fleet: Fleet,
+    plan: Plan,
+    weights: bytes,
+    schema: Schema,
+    cohort: Sequence[int],
+    collected: Collected,
+    use: Callable[[Answer], None],
+) -> None:
+    """Send `plan`, check what comes back, `use` what is good, and note in `collected` how everybody did."""
+    order_size = len(plan.model_dump_json()) + len(weights)
+    collected.bytes_down += order_size * len(cohort)
+    heard: set[int] = set()
+    devices: set[str] = set()
+    for reply in fleet.ask(plan, weights, cohort):
+        if reply.node in heard:
+            continue
+        heard.add(reply.node)
+        who = f"node {reply.node % 10_000:04d}"
+        if reply.data is None:
+            collected.failures.append(Failure(who, "FA-5005", reply.failure))
+            continue
+        collected.bytes_up += len(reply.data)
+        try:
+            answer = decode_answer(reply.data, schema)
+            if isinstance(answer, Refusal):
+                collected.failures.append(Failure(who, answer.code, answer.reason))
+                continue
+            who = answer.report.device
+            _check_report(answer.report, plan, devices)
+            use(answer)
+        except (ProtocolError, OverflowError) as error:
+            code = error.code if isinstance(error, ProtocolError) else "FA-3008"
+            reason = error.happened if isinstance(error, ProtocolError) else str(error)
+            log.warning("an answer of %s is refused: %s %s", who, code, reason)
+            collected.failures.append(Failure(who, code, reason))
+            continue
+        devices.add(answer.report.device)
+        collected.reports.append(answer.report)
+    late = [node for node in cohort if node not in heard]
+    collected.failures.extend(
+        Failure(f"node {node % 10_000:04d}", "FA-5005", f"no answer within {plan.seconds:.0f} s")
+        for node in late
+    )
+
+
+def _check_report(report: Report, plan: Plan, devices: set[str]) -> None:
+    said = (report.run, report.round, report.kind, report.base)
+    if said != (plan.run, plan.round, plan.kind, plan.base):
+        raise ProtocolError("FA-3006", "The answer belongs to another plan.", "Restart the device.")
+    if report.device in devices:
+        raise ProtocolError(
+            "FA-3007", "This device has answered already.", "Give every device its own name and identity."
+        )
+    if report.kind == "evaluate" and report.correct > report.clips:
+        raise ProtocolError("FA-3004", "More clips were right than evaluated.", "Update the device.")
+
+
+def _check_update(answer: Answer, settings: ServerSettings) -> None:
+    rules = settings.rounds
+    if answer.report.clips > rules.max_clips:
+        raise ProtocolError(
+            "FA-3008",
+            f"The update claims {answer.report.clips} clips, {rules.max_clips} are allowed.",
+            "Raise rounds.max_clips if devices really have so many.",
+        )
+    if settings.privacy is not None and answer.report.privacy is None:
+        raise ProtocolError(
+            "FA-3009", "The update was trained without the privacy the plan asks for.", "Update the device."
+        )
+    norm = math.sqrt(sum(float(np.vdot(value, value)) for value in answer.delta.values()))
+    if not norm <= rules.max_update_norm:
+        raise ProtocolError(
+            "FA-3008",
+            f"The update's norm is {norm:.3g}, {rules.max_update_norm:.3g} is allowed.",
+            "Lower the learning rate, or raise rounds.max_update_norm.",
+        )

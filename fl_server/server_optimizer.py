@@ -1,0 +1,118 @@
+"""The server optimiser: one step from the old weights along the mean delta of a round.
+
+The mean delta, negated, is a pseudo-gradient for an ordinary torch optimiser (Reddi et al. 2021, "Adaptive
+Federated Optimization"; Hsu et al. 2019 for FedAvgM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import load, save
+
+from common.protocol.tensors import Weights
+from common.settings import Settings
+
+
+class OptimizerConfig(Settings):
+    """Which server optimiser, and its numbers. FedAvg with rate 1 takes the mean as it is."""
+
+    kind: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="1 for the averages, 0.01 for the others"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="of FedAvgM; beta 1 of the adaptive ones")
+    beta2: float = Field(0.99, ge=0, lt=1)
+    tau: float = Field(1e-3, gt=0, le=1, description="adaptivity of FedAdam and FedYogi")
+
+
+class Yogi(torch.optim.Optimizer):
+    """Yogi (Zaheer et al. 2018): Adam whose second moment moves by steps of bounded size."""
+
+    def __init__(
+        self, params: Iterable[torch.nn.Parameter], lr: float, betas: tuple[float, float], eps: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                state: dict[str, Any] = self.state[parameter]
+                if not state:
+                    state["mean"] = torch.zeros_like(parameter)
+                    state["variance"] = torch.full_like(parameter, group["eps"] ** 2)
+                mean, variance, square = state["mean"], state["variance"], gradient.square()
+                mean.lerp_(gradient, 1 - beta1)
+                variance.sub_((1 - beta2) * square * torch.sign(variance - square))
+                parameter.addcdiv_(mean, variance.sqrt() + group["eps"], value=-group["lr"])
+        return None
+
+
+class ServerOptimizer:
+    """Weights on their way through the rounds, and the optimiser's memory of earlier ones."""
+
+    def __init__(self, weights: Weights, config: OptimizerConfig) -> None:
+        self._parameters = {
+            name: torch.nn.Parameter(torch.from_numpy(np.array(value))) for name, value in weights.items()
+        }
+        self._optimizer = _make(config, list(self._parameters.values()))
+
+    def step(self, mean_delta: Weights) -> Weights:
+        """New weights after one step along `mean_delta`."""
+        for name, parameter in self._parameters.items():
+            parameter.grad = torch.from_numpy(-mean_delta[name])
+        self._optimizer.step()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        return {name: parameter.detach().numpy().copy() for name, parameter in self._parameters.items()}
+
+    def memory(self) -> bytes:
+        """The optimiser's moments as safetensors, to go on after a restart."""
+        moments = self._optimizer.state_dict()["state"]
+        return save(
+            {
+                f"{index}.{key}": value.contiguous()
+                for index, slot in moments.items()
+                for key, value in slot.items()
+                if isinstance(value, torch.Tensor)
+            }
+        )
+
+    def recall(self, memory: bytes) -> None:
+        """Take back what `memory()` gave."""
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in load(memory).items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        document = self._optimizer.state_dict()
+        document["state"] = state
+        self._optimizer.load_state_dict(document)
+
+
+def _make(config: OptimizerConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    averaging = config.kind in ("fedavg", "fedavgm")
+    rate = config.learning_rate or (1.0 if averaging else 0.01)
+    betas = (config.momentum, config.beta2)
+    match config.kind:
+        case "fedavg":
+            return torch.optim.SGD(parameters, lr=rate)
+        case "fedavgm":
+            return torch.optim.SGD(parameters, lr=rate, momentum=config.momentum)
+        case "fedadam":
+            return torch.optim.Adam(parameters, lr=rate, betas=betas, eps=config.tau)
+        case "fedyogi":
+            return Yogi(parameters, lr=rate, betas=betas, eps=config.tau)

@@ -1,0 +1,140 @@
+"""What models promise: the same numbers from a stream as from a window, no look into the future, and their size."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from common.errors import TrainingError
+from common.models.acoustic import StreamingModel
+from common.models.registry import ARCHITECTURES, build_model
+from common.models.weights import get_weights
+from common.task import Task
+
+TASK = Task(labels=tuple(f"word {i}" for i in range(12)))
+FRAMES = 160
+
+
+def tc_stream(task: Task = TASK) -> StreamingModel:
+    model = build_model(task, torch.Generator().manual_seed(1))
+    assert isinstance(model, StreamingModel)
+    return model
+
+
+def features(seed: int, frames: int = FRAMES) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(1, frames, TASK.front_end.features, generator=generator)
+
+
+@torch.no_grad()
+def in_chunks(model: StreamingModel, frames: Tensor, sizes: list[int]) -> Tensor:
+    state, logits = model.initial_state(1), []
+    for chunk in frames.split(sizes, dim=1):
+        part, state = model.step(chunk, state)
+        logits.append(part)
+    return torch.cat(logits, dim=1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(0, 1000))
+def test_any_chunking_gives_the_logits_of_the_whole(sizes: list[int], seed: int) -> None:
+    model, frames = tc_stream(), features(seed, sum(sizes))
+    whole = in_chunks(model, frames, [frames.shape[1]])
+    torch.testing.assert_close(in_chunks(model, frames, sizes), whole, atol=1e-4, rtol=0)
+
+
+def test_frame_by_frame_gives_the_logits_of_the_whole() -> None:
+    model, frames = tc_stream(), features(2)
+    single = in_chunks(model, frames, [1] * FRAMES)
+    torch.testing.assert_close(single, in_chunks(model, frames, [FRAMES]), atol=1e-4, rtol=0)
+
+
+def test_the_score_of_a_window_is_the_log_mean_exp_of_its_frames() -> None:
+    model, frames = tc_stream(), features(3)
+    steps = in_chunks(model, frames, [1] * FRAMES)
+    with torch.no_grad():
+        torch.testing.assert_close(model(frames), steps.exp().mean(dim=1).log(), atol=1e-4, rtol=0)
+
+
+@given(st.integers(1, FRAMES - 1))
+@settings(max_examples=15, deadline=None)
+def test_the_future_does_not_reach_the_past(cut: int) -> None:
+    model, frames = tc_stream(), features(4)
+    other = frames.clone()
+    other[:, cut:] = features(5)[:, cut:]
+    first, second = in_chunks(model, frames, [FRAMES]), in_chunks(model, other, [FRAMES])
+    torch.testing.assert_close(first[:, :cut], second[:, :cut], atol=0, rtol=0)
+    assert not torch.equal(first[:, cut], second[:, cut])
+
+
+def test_the_receptive_field_is_exact() -> None:
+    model, frames = tc_stream(), features(6)
+    last = in_chunks(model, frames, [FRAMES])[:, -1]
+    assert model.receptive_field == 81
+    for back, same in ((model.receptive_field, True), (model.receptive_field - 1, False)):
+        touched = frames.clone()
+        touched[:, -1 - back] += 10.0
+        assert torch.equal(in_chunks(model, touched, [FRAMES])[:, -1], last) is same
+
+
+def parameters(task: Task) -> int:
+    return sum(value.size for value in get_weights(build_model(task, torch.Generator())).values())
+
+
+@pytest.mark.parametrize(("architecture", "count"), [("tc-stream", 95_092), ("ds-cnn", 23_180)])
+def test_size(architecture: str, count: int) -> None:
+    assert parameters(TASK.model_copy(update={"architecture": architecture})) == count
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_width_sets_the_size(architecture: str) -> None:
+    narrow, wide = (
+        parameters(TASK.model_copy(update={"architecture": architecture, "width": width}))
+        for width in (30, 60)
+    )
+    assert 2 < wide / narrow < 4
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ["log-mel", "mfcc", "psd"])
+def test_every_architecture_takes_every_front_end(architecture: str, kind: str) -> None:
+    task = Task.model_validate(
+        {"labels": ["a", "b", "c"], "architecture": architecture, "front_end": {"kind": kind}, "width": 8}
+    )
+    model = build_model(task, torch.Generator().manual_seed(0))
+    logits = model(torch.randn(5, task.clip_frames, task.front_end.features))
+    assert logits.shape == (5, 3)
+    assert logits.isfinite().all()
+    assert not list(model.buffers())  # a buffer would be left behind by federated averaging
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_generator_alone_decides_the_initial_weights(architecture: str) -> None:
+    task = TASK.model_copy(update={"architecture": architecture})
+    before = torch.get_rng_state()
+    first, again, other = (
+        torch.cat([p.flatten() for p in build_model(task, torch.Generator().manual_seed(s)).parameters()])
+        for s in (7, 7, 8)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_initial_scores_are_undecided(architecture: str) -> None:
+    task = TASK.model_copy(update={"architecture": architecture})
+    model = build_model(task, torch.Generator().manual_seed(0))
+    loss = torch.nn.functional.cross_entropy(model(features(0, task.clip_frames)), torch.tensor([3]))
+    assert loss.item() == pytest.approx(math.log(len(task.labels)), rel=0.5)
+
+
+@pytest.mark.parametrize(("name", "near"), [("tc-strem", "tc-stream"), ("dscnn", "ds-cnn")])
+def test_unknown_architecture_names_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(TrainingError, match=f"FA-7001.*{near}"):
+        build_model(TASK.model_copy(update={"architecture": name}), torch.Generator())

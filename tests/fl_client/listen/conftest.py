@@ -1,0 +1,20 @@
+"""Recorded sound for the listener's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from common.audio.reading import read_audio
+
+
+@pytest.fixture(scope="session")
+def speech(shared_data: Path) -> NDArray[np.float32]:
+    """About eight seconds of recorded words."""
+    clips = sorted((shared_data / "fsdd").rglob("*.flac")) + sorted((shared_data / "fsdd").rglob("*.wav"))
+    sound = np.concatenate([read_audio(clip) for clip in clips[::37][:24]])
+    assert len(sound) > 6 * 16000
+    return sound[: 8 * 16000]

@@ -1,0 +1,301 @@
+"""The listening process as it runs on a device."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from common.protocol.release import GRAPH, MANIFEST
+from fl_client.listen.listener import run_listener
+from fl_client.listen.recognizer import Recognizer
+from fl_client.listen.sources import Block, FastFile
+from fl_client.listen.trigger import Event
+from fl_client.store import ModelStore
+from tests.fl_client.listen.made_releases import make_release, make_task, resealed
+
+Sound = NDArray[np.float32]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def store(home: Path) -> ModelStore:
+    return ModelStore(home / "models")
+
+
+@pytest.fixture
+def recording(tmp_path: Path, speech: Sound) -> Path:
+    soundfile.write(tmp_path / "speech.wav", speech, 16000, subtype="FLOAT")
+    return tmp_path / "speech.wav"
+
+
+def eventually(condition: Callable[[], bool], child: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait until `condition`, which only a fault keeps from coming."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        assert child is None or child.poll() is None
+        time.sleep(0.02)
+
+
+def status(home: Path) -> dict[str, float]:
+    try:
+        facts: dict[str, float] = json.loads((home / "listener.json").read_bytes())
+    except FileNotFoundError:
+        return {}
+    return facts
+
+
+@pytest.fixture
+def listen(home: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    children = []
+
+    def start(source: str, *more: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "fl_client.listen", "--home", str(home), "--source", source, *more]
+        children.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+def expected_events(sound: Sound) -> list[dict[str, object]]:
+    return [json.loads(event.to_json()) for event in Recognizer(make_release(1).release).feed(sound)]
+
+
+def facts(lines: bytes) -> list[tuple[object, object, object]]:
+    return [(e["label"], e["end"], e["version"]) for e in map(json.loads, lines.splitlines())]
+
+
+def test_a_file_is_listened_to_and_its_events_are_written_and_printed(
+    home: Path,
+    store: ModelStore,
+    listen: Callable[..., subprocess.Popen[bytes]],
+    recording: Path,
+    speech: Sound,
+) -> None:
+    store.install(make_release(1).files)
+    child = listen(f"file:{recording},fast")
+    printed, _ = child.communicate(timeout=60)
+    assert child.returncode == 0
+    expected = [(e["label"], e["end"], e["version"]) for e in expected_events(speech)]
+    assert len(expected) >= 3
+    assert facts(printed) == facts((home / "events.jsonl").read_bytes()) == expected
+    report = status(home)
+    assert report["version"] == 1
+    assert report["hops"] == make_task().front_end.frames(len(speech))
+    assert report["events"] == len(expected)
+    assert report["seconds"] == pytest.approx(len(speech) / 16000, abs=1e-3)
+    assert report["dropped"] == report["doubled"] == 0
+    assert 0 < report["rss_mb"] < 1000
+    assert report["rtf"] > 0
+
+
+def test_sound_comes_through_standard_input(
+    store: ModelStore, listen: Callable[..., subprocess.Popen[bytes]], speech: Sound
+) -> None:
+    store.install(make_release(1).files)
+    pcm = np.round(speech * 32767).astype("<i2")
+    child = listen("stdin")
+    printed, _ = child.communicate(pcm.tobytes() + b"\x01", timeout=60)
+    assert child.returncode == 0
+    expected = expected_events(pcm.astype(np.float32) / 32768)
+    assert facts(printed) == [(e["label"], e["end"], e["version"]) for e in expected]
+
+
+def test_a_running_process_takes_new_releases_refuses_bad_ones_and_ends_on_sigterm(
+    home: Path, store: ModelStore, listen: Callable[..., subprocess.Popen[bytes]], recording: Path
+) -> None:
+    child = listen(f"file:{recording},loop")
+    store.install(make_release(1).files)
+    eventually(lambda: status(home).get("version") == 1, child)
+    store.install(make_release(2).files)
+    eventually(lambda: status(home)["version"] == 2, child)
+    bad = resealed(make_release(3), graph=b"no graph")
+    store.install(
+        make_release(3).files
+        | {MANIFEST: bad.manifest.model_dump_json(by_alias=True).encode(), GRAPH: bad.graph}
+    )
+    eventually(lambda: status(home)["refused"] == 1, child)
+    assert status(home)["version"] == 2
+    store.install(make_release(4).files)
+    eventually(lambda: status(home)["version"] == 4, child)
+    report = status(home)
+    assert (report["swaps"], report["dropped"], report["doubled"]) == (2, 0, 0)
+    assert report["max_gap_seconds"] > 0
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=60) == 0
+
+
+def test_sigterm_ends_a_process_that_waits_for_its_first_release(
+    home: Path, listen: Callable[..., subprocess.Popen[bytes]], recording: Path
+) -> None:
+    child = listen(f"file:{recording},loop")
+    eventually(home.is_dir, child)  # made when the signal is already handled
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=60) == 0
+
+
+def test_an_error_is_two_sentences_and_a_status(home: Path, store: ModelStore, tmp_path: Path) -> None:
+    store.install(make_release(1).files)
+    for source, code, returned in (("radio", "FA-4203", 5), (f"file:{tmp_path}/none.wav", "FA-1001", 3)):
+        command = [sys.executable, "-m", "fl_client.listen", "--home", str(home), "--source", source]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == returned
+        assert code in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_process_goes_when_its_parent_dies(home: Path, store: ModelStore, recording: Path) -> None:
+    store.install(make_release(1).files)
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); sys.stdin.read()",
+            *(sys.executable, "-m", "fl_client.listen", "--home", str(home)),
+            *("--source", f"file:{recording},loop", "--with-parent"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    try:
+        eventually(lambda: status(home).get("hops", 0) > 0)
+        parent.kill()
+        # It holds the other end of the pipe until it is gone.
+        rest = parent.stdout.read()
+    finally:
+        parent.kill()
+        parent.communicate()
+        if (
+            Path(f"/proc/{pid}/cmdline").exists()
+            and b"fl_client.listen" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ):
+            os.kill(pid, signal.SIGKILL)
+    assert isinstance(rest, bytes)
+    assert status(home)["doubled"] == 0
+
+
+def test_listening_loads_neither_torch_nor_flower(home: Path, store: ModelStore, recording: Path) -> None:
+    """A whole run, a swap included, in a process of its own."""
+    store.install(make_release(1).files)
+    code = """
+import sys, threading
+import fl_client.listen.__main__ as listener
+status = listener.main(["--home", sys.argv[1], "--source", "file:" + sys.argv[2] + ",fast"])
+from fl_client.listen.recognizer import Recognizer
+from fl_client.store import ModelStore
+release = ModelStore(listener.DeviceHome(listener.Path(sys.argv[1])).models).load_current()
+recognizer = Recognizer(release)
+recognizer.swap(release)
+heavy = {"torch", "torchaudio", "flwr", "sklearn", "onnx", "scipy"} & set(sys.modules)
+print("loaded:", sorted(heavy), "status:", status)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(home), str(recording)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "loaded: [] status: 0"
+
+
+class Endless:
+    """Recorded words over and over as fast as they are read, until a condition holds."""
+
+    def __init__(self, sound: Sound, over: Callable[[], bool]) -> None:
+        self._sound = sound
+        self._over = over
+        self._at = 0
+
+    def __enter__(self) -> Endless:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read(self) -> Block | None:
+        if self._over():
+            return None
+        self._at = (self._at + 1600) % (len(self._sound) - 1600)
+        return Block(self._sound[self._at : self._at + 1600])
+
+
+def test_the_newest_release_that_can_be_run_is_the_first(store: ModelStore, recording: Path) -> None:
+    store.install(make_release(1).files)
+    bad = resealed(make_release(2), graph=b"no graph")
+    manifest = bad.manifest.model_dump_json(by_alias=True).encode()
+    store.install(make_release(2).files | {MANIFEST: manifest, GRAPH: bad.graph})
+    versions: set[int] = set()
+    counters = run_listener(
+        store,
+        FastFile(recording),
+        lambda event: versions.add(event.version),
+        status_path=None,
+        stop=threading.Event(),
+    )
+    assert versions == {1}
+    assert counters.events > 0
+
+
+def test_lost_sound_reaches_the_counters_and_the_times(store: ModelStore, speech: Sound) -> None:
+    store.install(make_release(1).files)
+    pieces = iter([Block(speech[:32000]), Block(speech[32000:], lost=1600, overruns=1), None])
+
+    class Gappy(Endless):
+        def read(self) -> Block | None:
+            return next(pieces)
+
+    events: list[Event] = []
+    source = Gappy(speech, lambda: False)
+    counters = run_listener(store, source, events.append, status_path=None, stop=threading.Event())
+    assert (counters.dropped, counters.overruns, counters.doubled) == (10, 1, 0)
+    assert events[-1].end == pytest.approx(expected_events(speech)[-1]["end"] + 0.1)
+
+
+def test_a_status_that_cannot_be_written_does_not_stop_the_listening(
+    store: ModelStore, speech: Sound, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.install(make_release(1).files)
+    source = Endless(speech, lambda: "no status is written" in caplog.text)
+    counters = run_listener(
+        store,
+        source,
+        lambda event: None,
+        status_path=tmp_path / "gone" / "listener.json",
+        stop=threading.Event(),
+    )
+    assert counters.hops > 0
+
+
+def test_stop_ends_the_listening(store: ModelStore, speech: Sound) -> None:
+    store.install(make_release(1).files)
+    stop = threading.Event()
+    heard = 0
+
+    def stop_after_three(event: Event) -> None:
+        nonlocal heard
+        heard += 1
+        if heard == 3:
+            stop.set()
+
+    counters = run_listener(
+        store, Endless(speech, lambda: False), stop_after_three, status_path=None, stop=stop
+    )
+    assert counters.events >= 3

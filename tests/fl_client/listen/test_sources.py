@@ -1,0 +1,216 @@
+"""Sound from files, pipes and the backlog of live sources."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from common.errors import AudioError, DeviceError
+from fl_client.listen.sources import (
+    PERIOD,
+    Backlog,
+    Block,
+    FastFile,
+    LiveFile,
+    Microphone,
+    Pcm,
+    Source,
+    open_source,
+)
+
+Sound = NDArray[np.float32]
+
+
+def read_all(source: Source | Backlog) -> list[Block]:
+    blocks = []
+    while (block := source.read()) is not None:
+        blocks.append(block)
+    return blocks
+
+
+def joined(blocks: list[Block]) -> Sound:
+    return np.concatenate([block.samples for block in blocks])
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> tuple[Path, Sound]:
+    """A third of a second, of a length that no block size divides."""
+    sound = np.random.default_rng(3).uniform(-0.5, 0.5, 5003).astype(np.float32)
+    soundfile.write(tmp_path / "short.wav", sound, 16000, subtype="FLOAT")
+    return tmp_path / "short.wav", sound
+
+
+def test_a_fast_file_is_all_of_the_file(short: tuple[Path, Sound]) -> None:
+    path, sound = short
+    with FastFile(path) as source:
+        np.testing.assert_array_equal(joined(read_all(source)), sound)
+
+
+def test_a_looped_file_goes_on_without_a_gap(short: tuple[Path, Sound]) -> None:
+    path, sound = short
+    with FastFile(path, loop=True) as source:
+        blocks = [source.read() for _ in range(12)]
+    heard = joined([block for block in blocks if block is not None])
+    assert len(heard) > 2 * len(sound)
+    np.testing.assert_array_equal(heard, np.resize(sound, len(heard)))
+
+
+def test_a_live_file_is_all_of_the_file_and_not_faster_than_time(short: tuple[Path, Sound]) -> None:
+    path, sound = short
+    began = time.monotonic()
+    with LiveFile(path) as source:
+        blocks = read_all(source)
+    assert time.monotonic() - began >= len(sound) / 16000
+    np.testing.assert_array_equal(joined(blocks), sound)
+    assert not any(block.lost or block.overruns for block in blocks)
+    assert all(len(block.samples) % PERIOD == 0 for block in blocks[:-1])
+
+
+def test_who_reads_a_live_file_too_late_is_told_what_was_lost(short: tuple[Path, Sound]) -> None:
+    path, sound = short
+    with LiveFile(path, backlog=1000) as source:
+        source._player.join()  # nobody reads until the file is over
+        (block,) = read_all(source)
+    np.testing.assert_array_equal(block.samples, sound[-1000:])
+    assert (block.lost, block.overruns) == (len(sound) - 1000, 1)
+
+
+def test_a_live_file_can_be_left_at_any_time(short: tuple[Path, Sound]) -> None:
+    before = threading.active_count()
+    with LiveFile(short[0], loop=True) as source:
+        assert source.read() is not None
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("kind", [FastFile, LiveFile])
+def test_a_file_that_is_not_there_is_an_error_of_its_own(
+    kind: type[FastFile | LiveFile], tmp_path: Path
+) -> None:
+    with kind(tmp_path / "none.wav") as source, pytest.raises(AudioError, match="FA-1001"):
+        read_all(source)
+
+
+@given(writes=st.lists(st.tuples(st.integers(0, 70), st.booleans()), max_size=40))
+def test_a_backlog_delivers_every_sample_once_or_counts_it_as_lost(writes: list[tuple[int, bool]]) -> None:
+    backlog = Backlog(100)
+    written = 0
+    blocks = []
+    for size, read_after in writes:
+        backlog.write(np.arange(written, written + size, dtype=np.float32))
+        written += size
+        if read_after and size:
+            blocks.append(backlog.read())
+    backlog.close()
+    blocks += read_all(backlog)
+    at = 0
+    for block in blocks:
+        assert block is not None
+        at += block.lost
+        np.testing.assert_array_equal(block.samples, np.arange(at, at + len(block.samples)))
+        at += len(block.samples)
+        assert block.overruns == (block.lost > 0)
+    assert at == written
+
+
+def test_the_driver_saying_that_it_lost_sound_is_an_overrun() -> None:
+    backlog = Backlog()
+    backlog.write(np.zeros(10, np.float32), overrun=True)
+    backlog.write(np.zeros(10, np.float32))
+    backlog.write(np.zeros(5, np.float32), overrun=True)
+    backlog.close()
+    (block,) = read_all(backlog)
+    assert (len(block.samples), block.lost, block.overruns) == (25, 0, 2)
+
+
+def test_a_read_of_nothing_returns_so_that_its_reader_can_stop() -> None:
+    block = Backlog().read()
+    assert block is not None
+    assert len(block.samples) == 0
+
+
+@given(data=st.binary(max_size=400), cuts=st.lists(st.integers(0, 400), max_size=8))
+def test_pcm_is_the_same_however_a_pipe_cuts_it(data: bytes, cuts: list[int]) -> None:
+    out, into = os.pipe()
+    try:
+        edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+        with Pcm(out) as source:
+            blocks = []
+            for start, end in itertools.pairwise(edges):
+                if start < end:
+                    os.write(into, data[start:end])
+                    blocks.append(source.read())
+            os.close(into)
+            into = -1
+            assert source.read() is None
+    finally:
+        os.close(out)
+        if into >= 0:
+            os.close(into)
+    heard = joined([Block(np.empty(0, np.float32)), *(block for block in blocks if block is not None)])
+    expected = np.frombuffer(data[: len(data) // 2 * 2], "<i2") / 32768
+    np.testing.assert_array_equal(heard, expected.astype(np.float32))
+
+
+def test_half_a_sample_at_the_end_is_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    out, into = os.pipe()
+    os.write(into, b"\x00\x40\x00")
+    os.close(into)
+    with Pcm(out) as source:
+        blocks = read_all(source)
+    os.close(out)
+    assert joined(blocks).tolist() == [0.5]
+    assert "within a sample" in caplog.text
+
+
+def test_a_silent_pipe_does_not_hold_its_reader() -> None:
+    out, into = os.pipe()
+    with Pcm(out) as source:
+        block = source.read()
+    os.close(out)
+    os.close(into)
+    assert block is not None
+    assert len(block.samples) == 0
+
+
+def test_sources_by_name(tmp_path: Path) -> None:
+    assert isinstance(open_source("mic"), Microphone)
+    assert isinstance(open_source("stdin"), Pcm)
+    live = open_source("file:a,b.wav,loop")
+    assert isinstance(live, LiveFile)
+    assert (live._path, live._loop) == (Path("a,b.wav"), True)
+    fast = open_source("file:x.wav,fast,loop")
+    assert isinstance(fast, FastFile)
+    assert (fast._path, fast._loop) == (Path("x.wav"), True)
+    assert isinstance(open_source("file:fast"), LiveFile)
+
+
+@pytest.mark.parametrize("spec", ["", "file", "file:", "mic:", "stdin:x", "radio:4", "MIC"])
+def test_what_names_no_source_is_refused(spec: str) -> None:
+    with pytest.raises(DeviceError, match="FA-4203"):
+        open_source(spec)
+
+
+def portaudio_is_there() -> bool:
+    try:
+        import sounddevice  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+@pytest.mark.skipif(portaudio_is_there(), reason="this machine can record")
+def test_a_machine_that_cannot_record_says_what_to_install() -> None:
+    with pytest.raises(DeviceError, match="FA-4204") as caught, Microphone():
+        pass
+    assert "pip install" in caught.value.remedy
+    assert "libportaudio2" in caught.value.remedy

@@ -1,0 +1,286 @@
+"""The model store, whatever is done to it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import DeviceError, ProtocolError
+from common.files import StorageError, sha256
+from common.protocol.release import GRAPH, MANIFEST, WEIGHTS, Graph, Manifest
+from common.protocol.tensors import encode_weights, schema_of
+from common.task import Task
+from fl_client.store import KEPT, ModelStore
+
+
+def files_of(version: int, note: str = "") -> dict[str, bytes]:
+    """A release that belongs together; its graph is never run here."""
+    weights = {"w": np.full((100, 10), version, np.float32)}
+    data, graph = encode_weights(weights), f"graph {note}".encode() * 50
+    manifest = Manifest(
+        version=version,
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        task=Task(labels=("yes", "no")),
+        weights=sha256(data),
+        schema=schema_of(weights),
+        graph=Graph(streaming=True, digest=sha256(graph), receptive_field=1),
+    )
+    return {MANIFEST: manifest.model_dump_json(by_alias=True).encode(), WEIGHTS: data, GRAPH: graph}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "home" / "models")
+
+
+def version_of(store: ModelStore) -> int | None:
+    release = store.load_current()
+    return None if release is None else release.version
+
+
+def test_before_the_first_release_there_is_none(store: ModelStore) -> None:
+    assert store.current_version() is None
+    assert store.load_current() is None
+    assert store.stamp() is None
+
+
+def test_what_was_installed_is_what_is_loaded(store: ModelStore) -> None:
+    given_back = store.install(files_of(3))
+    again = ModelStore(store.root).load_current()
+    assert again is not None
+    assert store.current_version() == again.version == given_back.version == 3
+    assert again.manifest == given_back.manifest
+    np.testing.assert_array_equal(again.weights["w"], np.full((100, 10), 3))
+    assert again.graph == files_of(3)[GRAPH]
+    assert sorted(entry.name for entry in store.root.iterdir()) == [".lock", "00000003", "current"]
+
+
+@given(offered=st.lists(st.integers(0, 12), min_size=1, max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_versions_only_rise_and_the_last_ones_are_kept(
+    offered: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = ModelStore(tmp_path_factory.mktemp("store"))
+    taken: list[int] = []
+    for version in offered:
+        if taken and version < taken[-1]:
+            with pytest.raises(DeviceError, match="FA-4101"):
+                store.install(files_of(version))
+        else:
+            store.install(files_of(version))
+            taken = taken if version in taken else [*taken, version]
+        assert store.current_version() == version_of(store) == taken[-1]
+    kept = [release.version for release in store.newest_first()]
+    assert kept == taken[: -KEPT - 1 : -1]
+
+
+def test_two_releases_of_one_version_are_an_error_and_the_first_stays(store: ModelStore) -> None:
+    store.install(files_of(1))
+    with pytest.raises(DeviceError, match="FA-4102"):
+        store.install(files_of(1, "another"))
+    release = store.load_current()
+    assert release is not None
+    assert release.graph == files_of(1)[GRAPH]
+
+
+def test_files_that_do_not_belong_together_leave_no_trace(store: ModelStore) -> None:
+    store.install(files_of(1))
+    before = sorted(store.root.rglob("*"))
+    with pytest.raises(ProtocolError, match="FA-3012"):
+        store.install(files_of(2) | {GRAPH: b"another graph"})
+    assert sorted(store.root.rglob("*")) == before
+    assert version_of(store) == 1
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, Path.unlink])
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS, GRAPH])
+def test_a_damaged_release_gives_way_to_the_one_before_and_can_be_repaired(
+    name: str, damage: Callable[[Path], None], store: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.install(files_of(1))
+    store.install(files_of(2))
+    damage(store.root / "00000002" / name)
+    if name == MANIFEST and damage is flip_a_bit:
+        (store.root / "00000002" / name).write_bytes(b"{}")  # a flipped bit in a manifest may mean nothing
+    assert version_of(store) == 1
+    assert "version 2" in caplog.text
+    damaged = store.stamp()
+    store.install(files_of(2))
+    assert version_of(store) == 2
+    assert store.stamp() != damaged
+
+
+def test_with_every_release_damaged_there_is_none(store: ModelStore) -> None:
+    for version in (1, 2, 3):
+        store.install(files_of(version))
+        (store.root / f"{version:08d}" / GRAPH).write_bytes(b"")
+    assert store.load_current() is None
+
+
+@pytest.mark.parametrize("pointer", [b"", b"\x00\x00", b"two"])
+def test_a_pointer_lost_to_the_disk_means_the_newest_release(pointer: bytes, store: ModelStore) -> None:
+    store.install(files_of(1))
+    store.install(files_of(2))
+    (store.root / "current").write_bytes(pointer)
+    assert store.current_version() == version_of(store) == 2
+    with pytest.raises(DeviceError, match="FA-4101"):
+        store.install(files_of(1))
+
+
+def test_every_state_a_crash_can_leave_is_whole(store: ModelStore) -> None:
+    """`install` step by step: temporary folder, its files one by one, the folder's name, the pointer."""
+    store.install(files_of(1))
+    half = store.root / ".new-abc"
+    half.mkdir()
+    for name in (None, MANIFEST, WEIGHTS, GRAPH):
+        if name is not None:
+            (half / f".{name}.tmp").write_bytes(files_of(2)[name][:7])
+            assert version_of(store) == 1
+            (half / name).write_bytes(files_of(2)[name])
+        assert version_of(store) == 1
+    half.rename(store.root / "00000002")  # named, but not pointed to
+    assert version_of(store) == 1
+    (store.root / ".current.tmp").write_bytes(b"2")
+    assert version_of(store) == 1
+    store.install(files_of(2))
+    assert version_of(store) == 2
+
+
+def test_what_a_crash_left_is_cleared_away(store: ModelStore) -> None:
+    store.install(files_of(1))
+    (store.root / ".new-abc").mkdir()
+    (store.root / ".new-abc" / MANIFEST).write_bytes(b"{")
+    store.install(files_of(2))
+    assert not list(store.root.glob(".new-*"))
+
+
+def run(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """`code` in a child process that can import what this one can."""
+    where = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": where},
+    )
+
+
+INSTALL_ON_AND_ON = """
+import itertools, sys
+from pathlib import Path
+from test_store import files_of
+from fl_client.store import ModelStore
+store = ModelStore(Path(sys.argv[1]))
+for version in itertools.count(int(sys.argv[2])):
+    store.install(files_of(version))
+    print(version, flush=True)
+"""
+
+
+def test_kill_9_at_any_moment_leaves_a_whole_store(store: ModelStore) -> None:
+    installed = 0
+    for pause in (0, 1, 2, 5, 9):
+        child = run(INSTALL_ON_AND_ON, str(store.root), str(installed + 1))
+        assert child.stdout is not None
+        for line in itertools.islice(child.stdout, pause + 1):
+            installed = int(line)
+        child.send_signal(signal.SIGKILL)  # somewhere within the next install
+        rest = child.stdout.read().split()
+        child.wait()
+        child.stdout.close()
+        installed = max([installed, *map(int, rest)])
+        current = version_of(store)
+        # The last one may have been made current without living to say so.
+        assert current in {installed, installed + 1}
+        assert current == store.current_version()
+        installed = current
+
+
+def test_readers_always_find_a_whole_release_while_one_writes(store: ModelStore) -> None:
+    store.install(files_of(0))
+    child = run(INSTALL_ON_AND_ON, str(store.root), "1")
+    try:
+        last = 0
+        while last < 25:
+            release = store.load_current()
+            if release is None:  # overtaken by more than what is kept: the next look finds it
+                continue
+            assert release.version >= last
+            assert (release.weights["w"] == release.version).all()
+            last = release.version
+    finally:
+        child.kill()
+        child.communicate()
+    assert last >= 25
+
+
+INSTALL_ON_A_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from test_store import files_of
+from fl_client.store import ModelStore
+from common.files import StorageError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    ModelStore(Path(sys.argv[1])).install(files_of(2))
+except StorageError as error:
+    print(error.code)
+"""
+
+
+@pytest.mark.parametrize("room", [0, 1, 500, 3000])
+def test_a_full_disk_is_a_storage_error_and_the_old_release_stays(room: int, store: ModelStore) -> None:
+    store.install(files_of(1))
+    child = run(INSTALL_ON_A_FULL_DISK, str(store.root), str(room))
+    assert child.communicate()[0].strip() == "FA-8001"
+    assert version_of(store) == 1
+    assert sorted(entry.name for entry in store.root.iterdir()) == [".lock", "00000001", "current"]
+    store.install(files_of(2))
+    assert version_of(store) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="FA-8001"):
+        ModelStore(tmp_path / "file" / "models").install(files_of(1))
+
+
+def test_a_folder_that_may_not_be_written_is_a_storage_error() -> None:
+    with pytest.raises(StorageError, match="FA-8001"):
+        ModelStore(Path("/proc/self")).install(files_of(1))
+
+
+def test_a_stamp_tells_every_install_from_the_one_before(store: ModelStore) -> None:
+    stamps = [store.install(files_of(version)) and store.stamp() for version in range(20)]
+    assert all(one != other for one, other in itertools.pairwise(stamps))
+    assert store.stamp() == store.stamp()
+
+
+def test_removed_folders_of_old_versions_do_not_matter(store: ModelStore) -> None:
+    store.install(files_of(1))
+    store.install(files_of(2))
+    shutil.rmtree(store.root / "00000001")
+    assert [release.version for release in store.newest_first()] == [2]
