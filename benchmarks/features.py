@@ -1,8 +1,8 @@
-"""Cost of the features of one second of audio, beside torchaudio, librosa and the bare FFT of the same frames.
+"""Cost of the features of one second of audio, beside torchaudio, librosa and a bare FFT of the same frames.
 
     python -m benchmarks.features [--json]
 
-One thread; every round times each contender once, so that a busy machine hits all alike; medians over the rounds.
+One thread. Every round times each contender, so that a busy machine hits all alike; medians over the rounds.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m benchmarks.listener [--seconds 20] [--json]
 
-Real time: the process plays a file at the pace of sound. Fast: the same sound as fast as it is read. The peer is a
-process that runs the same front end and the same model hop by hop in eager torch, as fast as it can.
+Real time: a file at the pace of sound, in blocks of 20 ms. Fast: more of the same sound as fast as it is
+read, in blocks of a second. The peer runs the same front end on the same blocks and steps the model in torch.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from common.files import sha256
 from common.protocol.release import GRAPH, MANIFEST, WEIGHTS, Manifest
 from common.protocol.tensors import encode_weights, schema_of
 from common.task import Task
+from fl_client.listen.sources import open_source
 from fl_client.store import ModelStore
 
 LABELS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", "unknown", "silence")
@@ -45,7 +46,7 @@ class Row(TypedDict):
 
 
 def untrained_release(version: int) -> dict[str, bytes]:
-    """The files of a default model for twelve labels with random weights: they cost what trained ones cost."""
+    """The files of a default model for twelve labels with random weights, which cost what trained ones do."""
     import torch
 
     from common.models.export import export_graph
@@ -96,8 +97,8 @@ def measure_listener(name: str, home: Path, source: str, seconds: float | None) 
     return Row(name=name, rss_mb=report["rss_mb"], rtf=report["rtf"], audio_seconds=report["seconds"])
 
 
-def run_peer(home: Path, sound: Path) -> Row:
-    """Step the release's model in eager torch, one hop at a time."""
+def run_peer(home: Path, spec: str, seconds: float) -> Row:
+    """Step the release's model in eager torch, block by block as the listener does."""
     import torch
 
     from common.audio.stream import StreamFrontEnd
@@ -113,24 +114,31 @@ def run_peer(home: Path, sound: Path) -> Row:
     assert isinstance(model, StreamingModel)
     set_weights(model, release.weights)
     front_end = StreamFrontEnd(task.front_end)
-    samples, _ = soundfile.read(sound, dtype="float32")
-    state, recent = model.initial_state(1), []
-    began = time.process_time()
-    with torch.inference_mode():
-        for start in range(0, len(samples), task.front_end.hop):
-            frames = front_end.feed(samples[start : start + task.front_end.hop])
+    state = model.initial_state(1)
+    recent = torch.empty(1, 0, len(LABELS))
+    heard, began = 0, time.process_time()
+    with open_source(spec) as source, torch.inference_mode():
+        while heard < seconds * SAMPLE_RATE and (block := source.read()) is not None:
+            heard += len(block.samples)
+            frames = front_end.feed(block.samples)
             if len(frames):
                 logits, state = model.step(torch.from_numpy(frames[None]), state)
-                recent = [*recent[-(task.clip_frames - 1) :], logits[0, -1]]
-                torch.stack(recent).logsumexp(dim=0).softmax(dim=0)
-    seconds = len(samples) / SAMPLE_RATE
-    spent, memory = time.process_time() - began, psutil.Process().memory_info().rss
-    return Row(
-        name="torch, eager",
-        rss_mb=round(memory / 1e6, 1),
-        rtf=round(spent / seconds, 5),
-        audio_seconds=seconds,
-    )
+                recent = torch.cat((recent, logits), dim=1)
+                windows = recent.unfold(1, min(task.clip_frames, recent.shape[1]), 1)
+                windows.logsumexp(dim=-1).softmax(dim=-1)
+                recent = recent[:, -(task.clip_frames - 1) :]
+    rtf = (time.process_time() - began) / heard * SAMPLE_RATE
+    memory = psutil.Process().memory_info().rss / 1e6
+    return Row(name="", rss_mb=round(memory, 1), rtf=round(rtf, 5), audio_seconds=heard / SAMPLE_RATE)
+
+
+def measure_peer(name: str, home: Path, source: str, seconds: float) -> Row:
+    """`run_peer` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.listener", "--peer", str(home), source, str(seconds)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    row: Row = json.loads(answer.splitlines()[-1])
+    row["name"] = name
+    return row
 
 
 def measure(seconds: float) -> list[Row]:
@@ -139,15 +147,15 @@ def measure(seconds: float) -> list[Row]:
         home, sound = Path(folder), Path(folder) / "sound.wav"
         # Exported in a child, so that no row is measured beside a torch in this process.
         subprocess.run([sys.executable, "-m", "benchmarks.listener", "--export", folder], check=True)
-        write_sound(sound, seconds * FAST_FACTOR)
-        rows = [
-            measure_listener("listener, real time", home, f"file:{sound},loop", seconds),
-            measure_listener("listener, fast", home, f"file:{sound},fast", None),
+        longer = seconds * FAST_FACTOR
+        write_sound(sound, longer)
+        live, fast = f"file:{sound},loop", f"file:{sound},fast"
+        return [
+            measure_listener("listener, real time", home, live, seconds),
+            measure_peer("torch eager, real time", home, live, seconds),
+            measure_listener("listener, fast", home, fast, None),
+            measure_peer("torch eager, fast", home, fast, longer),
         ]
-        peer = [sys.executable, "-m", "benchmarks.listener", "--peer", folder]
-        answer = subprocess.run(peer, check=True, capture_output=True, text=True).stdout
-        row: Row = json.loads(answer.splitlines()[-1])
-        return [*rows, row]
 
 
 def main() -> None:
@@ -157,18 +165,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the run in real time")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--export", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.export:
         ModelStore(options.export / "models").install(untrained_release(1))
     elif options.peer:
-        print(json.dumps(run_peer(options.peer, options.peer / "sound.wav")))
+        home, source, seconds = options.peer
+        print(json.dumps(run_peer(Path(home), source, float(seconds))))
     else:
         os.environ["OMP_NUM_THREADS"] = "1"
         rows = measure(options.seconds)
-        print(f"{'':22}{'resident MB':>12}{'CPU s per audio s':>20}{'audio s':>10}")
+        print(f"{'':24}{'resident MB':>12}{'CPU s per audio s':>20}{'audio s':>10}")
         for row in rows:
-            print(f"{row['name']:22}{row['rss_mb']:12.1f}{row['rtf']:20.5f}{row['audio_seconds']:10.0f}")
+            print(f"{row['name']:24}{row['rss_mb']:12.1f}{row['rtf']:20.5f}{row['audio_seconds']:10.0f}")
         if options.json:
             print(json.dumps({"benchmark": "listener", "rows": rows}))
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.swap [--seconds 60] [--every 0.1] [--json]
 
-Sound comes in real time through the same backlog as a microphone's and is scored hop by hop, while another thread
-swaps releases and one process per core does nothing but compute.
+Sound comes in real time through the same backlog as a microphone's and is scored hop by hop, while another
+thread swaps releases and one process per core does nothing but compute.
 """
 
 from __future__ import annotations

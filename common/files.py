@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from common.errors import FedAudioError
 
@@ -16,24 +19,25 @@ class StorageError(FedAudioError):
     status = 8
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write `data` to `path` so that a reader or a crash sees the old file or the new one, never a part.
+@contextmanager
+def open_atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when it is closed; readers and crashes see the old one or the new one whole.
 
     Raises:
         StorageError: FA-8001, the folder is full, read-only or missing.
     """
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary = Path(name)
             temporary.chmod(mode)
             temporary.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise StorageError(
@@ -41,6 +45,16 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
             f"{path} could not be written: {error.strerror or error}.",
             "Free some space or make the folder writable, then try again.",
         ) from error
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write `data` as `open_atomic` does.
+
+    Raises:
+        StorageError: FA-8001.
+    """
+    with open_atomic(path, mode) as file:
+        file.write(data)
 
 
 def make_folder(path: Path, mode: int = 0o755) -> Path:

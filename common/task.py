@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.audio.front_end import SAMPLE_RATE, FrontEnd, LogMel
 from common.settings import Settings
@@ -36,6 +36,12 @@ class Task(Settings):
         if len(set(labels)) != len(labels):
             raise ValueError("labels must be distinct")
         return labels
+
+    @model_validator(mode="after")
+    def _holds_a_frame(self) -> Self:
+        if self.clip_frames < 1:
+            raise ValueError("clip_seconds is shorter than one window of the front end")
+        return self
 
     @property
     def clip_samples(self) -> int:

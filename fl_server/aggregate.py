@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from common.protocol.tensors import Schema, Weights
 
-BLOCK = 1 << 16
+BLOCK = 1 << 14
 """Values handled at once, so that intermediate results stay in the cache and out of the memory bill."""
 
 
@@ -42,7 +42,7 @@ class ExactMean:
         Raises:
             OverflowError: the sum could pass the bound; nothing has been added.
         """
-        largest = max(float(np.abs(value).max(initial=0.0)) for value in update.values())
+        largest = max(max(float(value.max()), -float(value.min())) for value in update.values() if value.size)
         if not weight * largest <= self._room:
             raise OverflowError("the update is larger than the aggregate has room for")
         self._room -= weight * largest
@@ -58,7 +58,7 @@ class ExactMean:
         self.count += 1
 
     def mean(self) -> Weights:
-        """The weighted mean of what was folded in.
+        """The weighted mean of what was folded in. The sum is used up.
 
         Raises:
             ZeroDivisionError: nothing was.
@@ -68,7 +68,7 @@ class ExactMean:
         result: Weights = {}
         for name, shape in self._schema.items():
             out = np.empty(self._high[name].shape, np.float32)
-            for high, low, part in _blocks(self._high[name], self._low[name], out):
+            for high, low, part in _blocks(self._high.pop(name), self._low.pop(name), out):
                 total = (high.astype(np.int64) << 16) + low
                 part[:] = total / (self._scale * self.total_weight)
             result[name] = out.reshape(shape)

@@ -16,7 +16,7 @@ from common.protocol.plan import Plan
 from common.protocol.release import Metrics
 from common.protocol.tensors import Schema, Weights, encode_weights
 from fl_server.aggregate import ExactMean
-from fl_server.fleet import Fleet
+from fl_server.fleet import Fleet, Reply
 from fl_server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -134,44 +134,51 @@ def _collect(
     order_size = len(plan.model_dump_json()) + len(weights)
     collected.bytes_down += order_size * len(cohort)
     heard: set[int] = set()
-    devices: set[str] = set()
     for reply in fleet.ask(plan, weights, cohort):
-        if reply.node in heard:
-            continue
-        heard.add(reply.node)
-        who = f"node {reply.node % 10_000:04d}"
-        if reply.data is None:
-            collected.failures.append(Failure(who, "FA-5005", reply.failure))
-            continue
-        collected.bytes_up += len(reply.data)
-        try:
-            answer = decode_answer(reply.data, schema)
-            if isinstance(answer, Refusal):
-                collected.failures.append(Failure(who, answer.code, answer.reason))
-                continue
-            who = answer.report.device
-            _check_report(answer.report, plan, devices)
-            use(answer)
-        except (ProtocolError, OverflowError) as error:
-            code = error.code if isinstance(error, ProtocolError) else "FA-3008"
-            reason = error.happened if isinstance(error, ProtocolError) else str(error)
-            log.warning("an answer of %s is refused: %s %s", who, code, reason)
-            collected.failures.append(Failure(who, code, reason))
-            continue
-        devices.add(answer.report.device)
-        collected.reports.append(answer.report)
-    late = [node for node in cohort if node not in heard]
-    collected.failures.extend(
-        Failure(f"node {node % 10_000:04d}", "FA-5005", f"no answer within {plan.seconds:.0f} s")
-        for node in late
-    )
+        if reply.node not in heard:
+            heard.add(reply.node)
+            _take(reply, plan, schema, collected, use)
+        # Without this, the reply would stay in memory until the next one is there too.
+        del reply
+    for node in cohort:
+        if node not in heard:
+            late = f"no answer within {plan.seconds:.0f} s"
+            collected.failures.append(Failure(_node_name(node), "FA-5005", late))
 
 
-def _check_report(report: Report, plan: Plan, devices: set[str]) -> None:
+def _take(
+    reply: Reply, plan: Plan, schema: Schema, collected: Collected, use: Callable[[Answer], None]
+) -> None:
+    who = _node_name(reply.node)
+    if reply.data is None:
+        collected.failures.append(Failure(who, "FA-5005", reply.failure))
+        return
+    collected.bytes_up += len(reply.data)
+    try:
+        answer = decode_answer(reply.data, schema)
+        if isinstance(answer, Refusal):
+            collected.failures.append(Failure(who, answer.code, answer.reason))
+            return
+        who = answer.report.device
+        _check_report(answer.report, plan, collected.reports)
+        use(answer)
+    except ProtocolError as error:
+        log.warning("an answer of %s is refused: %s", who, error)
+        collected.failures.append(Failure(who, error.code, error.happened))
+        return
+    collected.reports.append(answer.report)
+
+
+def _node_name(node: int) -> str:
+    """What to call a node whose device's name is not known."""
+    return f"node {node % 10_000:04d}"
+
+
+def _check_report(report: Report, plan: Plan, earlier: Sequence[Report]) -> None:
     said = (report.run, report.round, report.kind, report.base)
     if said != (plan.run, plan.round, plan.kind, plan.base):
         raise ProtocolError("FA-3006", "The answer belongs to another plan.", "Restart the device.")
-    if report.device in devices:
+    if any(report.device == other.device for other in earlier):
         raise ProtocolError(
             "FA-3007", "This device has answered already.", "Give every device its own name and identity."
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.files import sha256
 from common.settings import Settings
@@ -31,27 +31,39 @@ class _Frames(Settings):
         return sha256(self.model_dump_json().encode())
 
 
-class LogMel(_Frames):
-    """Mel power bands, compressed by per-channel energy normalisation (PCEN)."""
-
-    kind: Literal["log-mel"] = "log-mel"
+class _Mel(_Frames):
     bands: int = Field(40, ge=8, le=128)
     low_hz: float = Field(60.0, ge=0)
     high_hz: float = Field(7600.0, le=SAMPLE_RATE / 2)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if self.low_hz >= self.high_hz:
+            raise ValueError("low_hz must be below high_hz")
+        return self
+
+
+class LogMel(_Mel):
+    """Mel power bands, compressed by per-channel energy normalisation (PCEN)."""
+
+    kind: Literal["log-mel"] = "log-mel"
 
     @property
     def features(self) -> int:
         return self.bands
 
 
-class Mfcc(_Frames):
+class Mfcc(_Mel):
     """Cosine transform of log mel bands from which a causal running mean is taken."""
 
     kind: Literal["mfcc"] = "mfcc"
-    bands: int = Field(40, ge=8, le=128)
-    low_hz: float = Field(60.0, ge=0)
-    high_hz: float = Field(7600.0, le=SAMPLE_RATE / 2)
     coefficients: int = Field(20, ge=4, le=64)
+
+    @model_validator(mode="after")
+    def _fewer_than_bands(self) -> Self:
+        if self.coefficients > self.bands:
+            raise ValueError("there cannot be more coefficients than bands")
+        return self
 
     @property
     def features(self) -> int:

@@ -8,10 +8,8 @@ of the energies: what a crash or a bad disk leaves behind does not fit, and is m
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from common.audio.batch import BatchFrontEnd
 from common.audio.front_end import SAMPLE_RATE
 from common.audio.reading import read_audio
 from common.errors import AudioError
-from common.files import StorageError, make_folder, sha256, write_atomic
+from common.files import StorageError, make_folder, open_atomic, sha256, write_atomic
 from common.settings import Settings
 from common.task import Task
 
@@ -156,7 +154,7 @@ def _build(
     kept = dict(_rows_by_state(*earlier)) if earlier else {}
     entries = []
     energies = stem.with_suffix(".npy")
-    with _replacing(energies) as out:
+    with open_atomic(energies) as out:
         _write_header(out, 0, task)
         for file, state in zip(files, states, strict=True):
             windows, fault = 0, ""
@@ -222,29 +220,3 @@ def _superseded(old: _Found | None, states: Sequence[_State]) -> bool:
     return old is None or all(
         entry.state.path in paths or not Path(entry.state.path).exists() for entry in old[0].entries
     )
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when it is closed without an error, and never a part of it.
-
-    Raises:
-        StorageError: FA-8001.
-    """
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageError(
-            "FA-8001",
-            f"{path} could not be written: {error.strerror or error}.",
-            "Free some space or make the folder writable, then try again.",
-        ) from error

@@ -18,7 +18,7 @@ from common.protocol.plan import Privacy
 ORDERS = RDPAccountant.DEFAULT_ALPHAS
 
 LEAST_NOISE = 0.01
-"""Noise multiplier at which epsilon is in the millions; far below it the series that Opacus sums never ends."""
+"""Noise multiplier at which epsilon is in the millions; far below it the series Opacus sums never ends."""
 
 
 def privacy_spent(privacy: Privacy, sampling_rate: float, steps: int) -> PrivacySpent:

@@ -34,7 +34,7 @@ class Report(Settings):
     round: int = Field(ge=0)
     kind: Literal["train", "evaluate"]
     base: str = Field(max_length=64)
-    device: str = Field(min_length=1, max_length=64)
+    device: str = Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")
     clips: int = Field(ge=0, le=CLIP_LIMIT, description="windows trained on or evaluated")
     skipped: int = Field(0, ge=0, le=CLIP_LIMIT, description="files that could not be used")
     correct: int = Field(0, ge=0, le=CLIP_LIMIT, description="of an evaluation")

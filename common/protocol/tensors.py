@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TypeAlias
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
@@ -17,7 +19,9 @@ from common.files import sha256
 Weights: TypeAlias = dict[str, npt.NDArray[np.float32]]
 """Parameters by name, in the model's own order."""
 
-Schema: TypeAlias = dict[str, tuple[int, ...]]
+Shape: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=8)]
+
+Schema: TypeAlias = dict[str, Shape]
 """Shape of every tensor by name; all are float32."""
 
 HEADER_LIMIT = 1 << 20
@@ -30,7 +34,7 @@ def schema_of(weights: Mapping[str, npt.NDArray[np.float32]]) -> Schema:
 
 def encode_weights(weights: Weights, note: str = "") -> bytes:
     """`weights` as safetensors; `note` (text, usually JSON) travels in the header."""
-    contiguous = {name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()}
+    contiguous = {name: np.asarray(value, np.float32, order="C") for name, value in weights.items()}
     return save(contiguous, metadata={"note": note} if note else None)
 
 
@@ -60,7 +64,7 @@ def decode_weights(data: bytes | memoryview, schema: Schema) -> Weights:
         odd = sorted(set(names) ^ set(schema))[0]
         raise ProtocolError("FA-3002", f"Tensor '{odd[:80]}' is unexpected or missing.", _ASK_UPDATE)
     weights: Weights = {}
-    covered = 0
+    spans = []
     for name, shape in schema.items():
         begin, end = _span(name, header[name], shape)
         if start + end > len(data):
@@ -69,9 +73,9 @@ def decode_weights(data: bytes | memoryview, schema: Schema) -> Weights:
         if not np.isfinite(value).all():
             raise ProtocolError("FA-3003", f"Tensor '{name}' holds NaN or infinity.", _LOWER_RATE)
         weights[name] = value
-        covered += end - begin
-    if start + covered != len(data):
-        raise ProtocolError("FA-3001", "There are bytes that belong to no tensor.", _SEND_AGAIN)
+        spans.append((begin, end))
+    if not _fills(sorted(spans), len(data) - start):
+        raise ProtocolError("FA-3001", "There are bytes that belong to no tensor or to two.", _SEND_AGAIN)
     return weights
 
 
@@ -111,10 +115,16 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _span(name: str, entry: object, shape: tuple[int, ...]) -> tuple[int, int]:
     """Byte range of one tensor, if its entry says float32 of `shape`."""
-    size = 4 * int(np.prod(shape, dtype=np.int64))
+    size = 4 * math.prod(shape)
     match entry:
         case {"dtype": "F32", "shape": list(said), "data_offsets": [int(begin), int(end)]} if (
             said == list(shape) and begin >= 0 and end - begin == size
         ):
             return begin, end
     raise ProtocolError("FA-3002", f"Tensor '{name}' is not float32 of shape {shape}.", _ASK_UPDATE)
+
+
+def _fills(spans: Sequence[tuple[int, int]], length: int) -> bool:
+    """Whether `spans`, in order, follow each other without gap or overlap from 0 to `length`."""
+    ends = [0, *(end for _, end in spans)]
+    return ends == [*(begin for begin, _ in spans), length]

@@ -29,7 +29,7 @@ BACKGROUND = "background"
 CLIP_SAMPLES = SAMPLE_RATE
 """Every clip lasts 1.0 s."""
 
-_SNR_DB: Mapping[Kind, tuple[float, float]] = {"words": (18, 38), "textures": (10, 30)}
+_SNR_DB: Mapping[Kind, tuple[float, float]] = {"words": (16, 36), "textures": (6, 26)}
 """Lowest and highest level of what a clip is about over what else is heard."""
 
 

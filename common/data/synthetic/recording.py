@@ -92,7 +92,7 @@ def _draw_response(rng: np.random.Generator) -> Sound:
 
 def _draw_hum(rng: np.random.Generator) -> Sound:
     """0.1 s hold whole cycles of both 50 Hz and 60 Hz."""
-    hz = rng.choice([50, 60])
+    hz = float(rng.choice([50.0, 60.0]))
     cycles = np.arange(SAMPLE_RATE // 10) * hz / SAMPLE_RATE
     hum = np.zeros_like(cycles)
     for k in (1, 2, 3, 5):

@@ -1,7 +1,7 @@
 """Textures: sounds of places and things, known by their statistics rather than by their course.
 
-After Farnell, "Designing Sound" (2010): noise, resonances and random events, shaped by a few numbers. Each maker
-draws from two generators: `site` for the numbers that stay the same at one recording site, `take` for the rest.
+After Farnell, "Designing Sound" (2010): noise, resonances and random events, shaped by a few numbers. Each
+maker draws from two generators: `site` for the numbers that stay the same at one site, `take` for the rest.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def _noise(samples: int, centre_hz: float, octaves: float, rng: np.random.Genera
 @lru_cache(maxsize=4)
 def _pitch_axis(samples: int) -> Sound:
     """Frequencies of the bins of a transform of `samples`, in octaves over 1 Hz."""
-    return np.log2(np.maximum(np.fft.rfftfreq(samples, 1 / SAMPLE_RATE), 10.0))
+    octaves: Sound = np.log2(np.maximum(np.fft.rfftfreq(samples, 1 / SAMPLE_RATE), 10.0))
+    return octaves
 
 
 def _drift(samples: int, hz: float, depth: float, rng: np.random.Generator) -> Sound:

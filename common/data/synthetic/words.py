@@ -1,8 +1,8 @@
 """The vocabulary: pseudo-words in minimal pairs, and what the mouth does for each of their sounds.
 
-Formants are those of an adult male (vowels: Peterson & Barney, "Control methods used in a study of the vowels",
-JASA 24, 1952; consonants: after Klatt, "Software for a cascade/parallel formant synthesizer", JASA 67, 1980).
-A voice scales them to its own vocal tract.
+Formants are those of an adult male; a voice scales them to its own vocal tract. Vowels: Peterson & Barney,
+"Control methods used in a study of the vowels", JASA 24, 1952. Consonants: after Klatt, "Software for a
+cascade/parallel formant synthesizer", JASA 67, 1980.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What models promise: the same numbers from a stream as from a window, no look into the future, and their size."""
+"""What models promise: a stream gives the numbers of a window, nothing looks into the future, sizes are
+known."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from common.protocol.tensors import Weights
 from common.task import Task
 
 TASKS = {
-    name: Task(labels=("left", "right", "stop"), architecture=name, width=24) for name in ("tc-stream", "ds-cnn")
+    name: Task(labels=("left", "right", "stop"), architecture=name, width=24)
+    for name in ("tc-stream", "ds-cnn")
 }
 
 

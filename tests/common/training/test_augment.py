@@ -16,17 +16,13 @@ from common.training.augment import Changes, change_energies, draw_changes, mask
 from common.training.noise import synthetic_noise
 
 FRAMES, BANDS = 30, 12
-OFF = Augmentation(
-    shift_seconds=0, gain_db=0, noise_probability=0, time_masks=0, band_masks=0
-)
+OFF = Augmentation(shift_seconds=0, gain_db=0, noise_probability=0, time_masks=0, band_masks=0)
 
 
 def draw(augmentation: Augmentation, windows: int = 500, seed: int = 0) -> Changes:
     generator = torch.Generator().manual_seed(seed)
     noises = torch.rand(9, FRAMES, BANDS, generator=generator)
-    return draw_changes(
-        augmentation, windows, noises, hop_seconds=0.01, features=BANDS, generator=generator
-    )
+    return draw_changes(augmentation, windows, noises, hop_seconds=0.01, features=BANDS, generator=generator)
 
 
 def energies(windows: int = 500) -> Tensor:
@@ -99,7 +95,9 @@ def test_silence_stays_finite() -> None:
 
 def test_masks_hide_whole_frames_and_bands_with_the_mean() -> None:
     changes = draw(
-        OFF.model_copy(update={"time_masks": 2, "time_mask_seconds": 0.06, "band_masks": 1, "band_mask_bands": 3})
+        OFF.model_copy(
+            update={"time_masks": 2, "time_mask_seconds": 0.06, "band_masks": 1, "band_mask_bands": 3}
+        )
     )
     sound = energies()
     masked = mask_features(sound, changes)
@@ -129,6 +127,6 @@ def test_synthetic_noise_is_white_to_brown(front_end: BatchFrontEnd) -> None:
     octaves = 5  # from the lowest band to the highest, roughly; brown noise falls by 6 dB in each
     assert slopes.min() < 3  # mel bands widen, so white noise even rises
     assert 10 < slopes.max() < 6 * (octaves + 1)
-    # Power in a narrow band of Gaussian noise is nearly exponential: its deviation is of the order of its mean.
+    # Power in a narrow band of Gaussian noise is nearly exponential: its deviation is about its mean.
     spread = (noise.std(1) / noise.mean(1))[:, 0]
     assert 0.4 < spread.mean() < 1.5

@@ -1,0 +1,208 @@
+"""Releases: the three files belong together or nothing is opened; a folder is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+
+from common.errors import FedAudioError, ProtocolError
+from common.files import StorageError, sha256
+from common.protocol.release import (
+    FILES,
+    GRAPH,
+    MANIFEST,
+    WEIGHTS,
+    Graph,
+    Manifest,
+    load_release,
+    open_release,
+    parse_manifest,
+    write_release,
+)
+from common.protocol.tensors import encode_weights, schema_of
+from common.task import Task
+
+VALUES = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
+GRAPH_BYTES = b"any bytes: the protocol does not run a graph"
+
+
+def make_files(version: int = 3) -> dict[str, bytes]:
+    data = encode_weights(VALUES)
+    manifest = Manifest(
+        version=version,
+        parent=version - 1,
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        task=Task(labels=("yes", "no")),
+        weights=sha256(data),
+        schema=schema_of(VALUES),
+        graph=Graph(streaming=True, digest=sha256(GRAPH_BYTES), state={"s": (4, 8)}, receptive_field=9),
+        participants=2,
+    )
+    text = manifest.model_dump_json(by_alias=True, indent=1).encode()
+    return {MANIFEST: text, WEIGHTS: data, GRAPH: GRAPH_BYTES}
+
+
+def changed(change: Callable[[dict[str, object]], object]) -> dict[str, bytes]:
+    """The files with a change in the manifest's document."""
+    files = make_files()
+    document = json.loads(files[MANIFEST])
+    change(document)
+    return files | {MANIFEST: json.dumps(document).encode()}
+
+
+def test_a_release_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_release(tmp_path / "deep" / "r", make_files())
+    release = load_release(tmp_path / "deep" / "r")
+    assert release.version == 3
+    assert release.manifest == parse_manifest(make_files()[MANIFEST])
+    assert release.graph == GRAPH_BYTES
+    np.testing.assert_array_equal(release.weights["w"], VALUES["w"])
+    assert sorted(file.name for file in (tmp_path / "deep" / "r").iterdir()) == sorted(FILES)
+    assert [entry.name for entry in (tmp_path / "deep").iterdir()] == ["r"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_changed_byte_of_any_file_is_noticed(name: str) -> None:
+    files = make_files()
+    original = parse_manifest(files[MANIFEST])
+    for place in range(len(files[name])):
+        data = bytearray(files[name])
+        data[place] ^= 1
+        try:
+            release = open_release(files | {name: bytes(data)})
+        except ProtocolError:
+            continue
+        # Only facts that nothing else confirms can be changed unnoticed; the manifest is not signed.
+        assert name == MANIFEST
+        assert release.manifest.weights == original.weights
+        assert release.manifest.graph.digest == original.graph.digest
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    files = make_files()
+    with pytest.raises(ProtocolError, match=f"FA-3012.*{name}"):
+        open_release({key: data for key, data in files.items() if key != name})
+    write_release(tmp_path / "r", files)
+    (tmp_path / "r" / name).unlink()
+    with pytest.raises(ProtocolError, match="FA-3012"):
+        load_release(tmp_path / "r")
+
+
+def test_no_folder_is_no_release(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match="FA-3012"):
+        load_release(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document.update(version=-1),
+        lambda document: document.update(version="latest"),
+        lambda document: document.update(extra=1),
+        lambda document: document.pop("graph"),
+        lambda document: document.update(weights="abc"),
+        lambda document: document.update(schema={"w": [-2, 3]}),
+        lambda document: document.update(schema={"w": [0, 3]}),
+        lambda document: document.update(schema={"w": [1] * 70}),
+        lambda document: document.update(schema=[["w", 2]]),
+        lambda document: document["graph"].update(state={"s": [-1]}),
+        lambda document: document["graph"].update(receptive_field=0),
+        lambda document: document["metrics"].update(device_accuracy=1.5),
+        lambda document: document["metrics"].update(validation_loss=-1),
+    ],
+)
+def test_a_malformed_manifest_is_refused(change: Callable[[dict[str, object]], object]) -> None:
+    with pytest.raises(ProtocolError, match="FA-3011"):
+        open_release(changed(change))
+
+
+@pytest.mark.parametrize("shape", [[3, 2], [6], [2**62, 4], [2**31, 2**31, 2**31], [2, 3, 1]])
+def test_a_schema_that_the_weights_do_not_have_is_refused(shape: list[int]) -> None:
+    with pytest.raises(ProtocolError, match=r"FA-300[12]"):
+        open_release(changed(lambda document: document.update(schema={"w": shape})))
+
+
+def test_an_existing_release_is_left_as_it_is(tmp_path: Path) -> None:
+    write_release(tmp_path / "r", make_files(3))
+    write_release(tmp_path / "r", make_files(9))
+    assert load_release(tmp_path / "r").version == 3
+
+
+def test_a_release_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    files = make_files()
+    del files[GRAPH]
+    with pytest.raises(KeyError):
+        write_release(tmp_path / "r", files)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="FA-8001"):
+        write_release(tmp_path / "file" / "r", make_files())
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
+    # A limit on file size stands for the full disk: the manifest fits, the graph does not.
+    script = dedent("""
+        import resource, sys
+        from pathlib import Path
+        from common.files import StorageError
+        from common.protocol.release import write_release
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        files = {"manifest.json": b"{}", "weights.safetensors": b"w" * 100, "graph.onnx": b"g" * 100_000}
+        try:
+            write_release(Path(sys.argv[1]), files)
+        except StorageError as error:
+            print(error.code)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "r")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "FA-8001"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_at_any_moment_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
+    # Each pass dies at a later file-system call, until one survives.
+    script = dedent("""
+        import os, signal, sys
+        from pathlib import Path
+        from common.protocol.release import write_release
+        left = int(sys.argv[2])
+        def count(event, arguments):
+            global left
+            if event in {"open", "os.mkdir", "os.rename", "os.chmod", "os.remove", "tempfile.mkdtemp"}:
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        files = {name: b"x" * 50 for name in ("manifest.json", "weights.safetensors", "graph.onnx")}
+        sys.addaudithook(count)
+        write_release(Path(sys.argv[1]), files)
+    """)
+    deaths = 0
+    for step in range(0, 100, 3):
+        folder = tmp_path / str(step) / "r"
+        done = subprocess.run([sys.executable, "-c", script, str(folder), str(step)], check=False)
+        if folder.exists():
+            assert sorted(file.name for file in folder.iterdir()) == sorted(FILES)
+            assert all(file.stat().st_size == 50 for file in folder.iterdir())
+        if done.returncode == 0:
+            assert folder.exists()
+            break
+        deaths += 1
+    else:
+        pytest.fail("the writer never came to its end")
+    assert deaths >= 3
+
+
+def test_every_error_names_a_remedy() -> None:
+    with pytest.raises(FedAudioError) as caught:
+        open_release({})
+    assert caught.value.remedy

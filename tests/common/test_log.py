@@ -1,0 +1,55 @@
+"""Logs: one line a fact, on standard error, also for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from textwrap import dedent
+
+from common.log import JsonLines
+
+SCRIPT = dedent("""
+    import logging, sys
+    from common.log import configure_logging
+    configure_logging(json_lines=sys.argv[1] == "json")
+    logging.getLogger("fl_client.link").info("linked to %s", "Zürich\\n")
+    logging.getLogger("flwr").info("chatter")
+    logging.getLogger("flwr").warning("trouble")
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        logging.getLogger("fl_server").exception("broken")
+""")
+
+
+def run(form: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", SCRIPT, form], capture_output=True, text=True, check=True)
+
+
+def test_json_lines_hold_one_object_each() -> None:
+    done = run("json")
+    assert done.stdout == ""
+    entries = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [entry["message"] for entry in entries] == ["linked to Zürich\n", "trouble", "broken"]
+    assert entries[0]["level"] == "info"
+    assert entries[0]["logger"] == "fl_client.link"
+    assert entries[0]["time"].endswith("+00:00")
+    assert "ZeroDivisionError" in entries[2]["trace"]
+
+
+def test_text_goes_to_standard_error_and_libraries_are_quiet() -> None:
+    done = run("text")
+    assert done.stdout == ""
+    assert "fl_client.link: linked to Zürich" in done.stderr
+    assert "chatter" not in done.stderr
+    assert "trouble" in done.stderr
+
+
+def test_a_message_that_is_not_text_is_still_one_line() -> None:
+    record = logging.LogRecord("a", logging.INFO, __file__, 1, "%r\n\x1b[2J", ({"k": b"\xff"},), None)
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    assert "\x1b" not in line
+    assert json.loads(line)["message"].endswith("\x1b[2J")

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from common.audio.front_end import SAMPLE_RATE
+from common.data.clips import Clips
+from common.data.features import FeatureSet
+from common.errors import TrainingError
+from common.models.acoustic import AcousticModel
+from common.models.weights import get_weights
+from common.protocol.answer import Answer, decode_answer, encode_answer
+from common.protocol.plan import Plan, Privacy, Recipe
+from common.protocol.tensors import Weights, digest_of, schema_of
+from common.task import Task
+from common.training.local import answer_plan, train_local
+
+MakeToy = Callable[..., FeatureSet]
+
+
+@pytest.fixture
+def weights(make_model: Callable[..., AcousticModel]) -> Weights:
+    return get_weights(make_model())
+
+
+@pytest.fixture
+def plan(task: Task, weights: Weights) -> Plan:
+    return Plan(run="run", round=3, task=task, base=digest_of(weights), seed=5, holdout=0.25)
+
+
+def change(plan: Plan, **changes: object) -> Plan:
+    return plan.model_copy(update=changes)
+
+
+def same(first: Weights | None, second: Weights | None) -> bool:
+    assert first is not None
+    assert second is not None
+    return all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_training_answers_with_a_delta_of_the_models_shape(
+    plan: Plan, weights: Weights, make_toy: MakeToy
+) -> None:
+    report, delta = answer_plan(plan, weights, make_toy(40), "device")
+    assert delta is not None
+    answer = decode_answer(encode_answer(report, delta), schema_of(weights))
+    assert isinstance(answer, Answer)
+    assert answer.report == report
+    assert (report.run, report.round, report.base, report.device) == ("run", 3, plan.base, "device")
+    assert report.privacy is None
+    assert report.loss > 0
+    assert all(value.any() for value in delta.values())
+
+
+def test_the_answer_hangs_on_plan_weights_clips_and_name_alone(
+    plan: Plan, weights: Weights, make_toy: MakeToy
+) -> None:
+    data, kept = make_toy(20), {name: value.copy() for name, value in weights.items()}
+    delta = answer_plan(plan, weights, data, "device")[1]
+    torch.rand(1)
+    assert same(answer_plan(plan, weights, data, "device")[1], delta)
+    assert same(weights, kept)
+    assert not same(answer_plan(plan, weights, data, "other")[1], delta)
+    assert not same(answer_plan(change(plan, round=4), weights, data, "device")[1], delta)
+    assert not same(answer_plan(change(plan, seed=6), weights, data, "device")[1], delta)
+
+
+def test_clips_are_on_one_side_in_every_round(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
+    data = make_toy(200, windows=2)
+    trained, tested = [], []
+    for number in (0, 1):
+        trained.append(answer_plan(change(plan, round=number, recipe=Recipe(steps=0)), weights, data, "a")[0])
+        tested.append(answer_plan(change(plan, round=number, kind="evaluate"), weights, data, "a")[0])
+    assert trained[0].clips == trained[1].clips
+    assert tested[0].clips == tested[1].clips
+    assert (
+        trained[0].clips / 2 + tested[0].clips == 200
+    )  # of a training windows count, of an evaluation clips
+    assert 30 <= tested[0].clips <= 70
+
+
+def test_held_out_clips_are_never_learned_from(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
+    """Which ones they are is found by spoiling one at a time: the delta stays only if it is held out."""
+    data = make_toy(12)
+    short = change(plan, recipe=Recipe(steps=1, batch_size=12))
+    delta = answer_plan(short, weights, data, "device")[1]
+    untouched = 0
+    for clip in range(12):
+        energies = data.energies.copy()
+        energies[clip] = energies[clip][::-1]
+        spoilt = FeatureSet(energies, data.labels, data.clip_index)
+        untouched += same(answer_plan(short, weights, spoilt, "device")[1], delta)
+    held_out = answer_plan(change(plan, kind="evaluate"), weights, data, "device")[0].clips
+    assert untouched == held_out > 0
+
+
+def test_an_evaluation_answers_with_counts_alone(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
+    report, delta = answer_plan(change(plan, kind="evaluate"), weights, make_toy(40), "device")
+    assert delta is None
+    assert 0 <= report.correct <= report.clips
+    assert report.loss > 0
+    empty, _ = answer_plan(change(plan, kind="evaluate", holdout=0.0), weights, make_toy(40), "device")
+    assert (empty.clips, empty.correct, empty.loss) == (0, 0, 0.0)
+
+
+def test_a_private_training_tells_what_it_spent_and_no_loss(
+    plan: Plan, weights: Weights, make_toy: MakeToy
+) -> None:
+    private = change(plan, privacy=Privacy(noise_multiplier=1.0))
+    report, delta = answer_plan(private, weights, make_toy(40), "device")
+    assert report.privacy is not None
+    assert report.privacy.epsilon > 0
+    assert report.loss == 0.0
+    other = answer_plan(private, weights, make_toy(40), "device")[1]
+    assert not same(delta, other)  # the noise comes from no seed
+
+
+def test_skipped_files_are_counted(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
+    toy = make_toy(20)
+    data = FeatureSet(toy.energies, toy.labels, toy.clip_index, (("a.wav", "damaged"), ("b.wav", "empty")))
+    assert answer_plan(plan, weights, data, "device")[0].skipped == 2
+
+
+def test_a_device_without_clips_says_so(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
+    with pytest.raises(TrainingError, match="FA-7003"):
+        answer_plan(plan, weights, make_toy(0), "device")
+
+
+def test_weights_of_another_model_are_refused(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
+    with pytest.raises(TrainingError, match="FA-7002"):
+        answer_plan(change(plan, task=plan.task.model_copy(update={"width": 20})), weights, make_toy(9), "d")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, task: Task) -> Path:
+    """Sound files: a short tone of 300, 1200 or 4000 Hz in noise."""
+    rng = np.random.default_rng(0)
+    time = np.arange(round(0.3 * SAMPLE_RATE)) / SAMPLE_RATE
+    for label, frequency in zip(task.labels, (300, 1200, 4000), strict=True):
+        (tmp_path / label).mkdir()
+        for take in range(6):
+            burst = (np.abs(time - rng.uniform(0.1, 0.2)) < 0.03) * np.sin(2 * np.pi * frequency * time)
+            sound = 0.3 * burst + 0.01 * rng.standard_normal(len(time))
+            soundfile.write(tmp_path / label / f"{take}.wav", sound, SAMPLE_RATE)
+    return tmp_path
+
+
+def test_training_without_a_coordinator(
+    folder: Path, task: Task, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    clips, recipe = Clips.from_folder(folder), Recipe(steps=6)
+    cache = tmp_path_factory.mktemp("cache")
+    weights, report = train_local(clips, task, recipe, cache=cache, seed=1)
+    assert (report.clips, report.steps, report.privacy) == (18, 6, None)
+    assert same(train_local(clips, task, recipe, seed=1)[0], weights)
+    assert not same(train_local(clips, task, recipe, cache=cache, seed=2)[0], weights)
+    untouched, _ = train_local(clips, task, Recipe(steps=0), weights=weights, cache=cache)
+    assert same(untouched, weights)
+    _, private = train_local(clips, task, recipe, weights=weights, privacy=Privacy(), cache=cache)
+    assert private.privacy is not None
+    assert private.privacy.epsilon > 0
