@@ -40,11 +40,7 @@ def open_atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StorageError(
-            "FA-8001",
-            f"{path} could not be written: {error.strerror or error}.",
-            "Free some space or make the folder writable, then try again.",
-        ) from error
+        raise _no_room(f"{path} could not be written", error) from error
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -57,6 +53,18 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         file.write(data)
 
 
+def rename(old: Path, new: Path) -> None:
+    """Give `old` the name `new`, in one step.
+
+    Raises:
+        StorageError: FA-8001.
+    """
+    try:
+        old.replace(new)
+    except OSError as error:
+        raise _no_room(f"{new} could not be written", error) from error
+
+
 def make_folder(path: Path, mode: int = 0o755) -> Path:
     """Create `path` with its parents if it is not there, and return it.
 
@@ -66,14 +74,15 @@ def make_folder(path: Path, mode: int = 0o755) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True, mode=mode)
     except OSError as error:
-        raise StorageError(
-            "FA-8001",
-            f"The folder {path} could not be made: {error.strerror or error}.",
-            "Free some space or choose a folder you may write to.",
-        ) from error
+        raise _no_room(f"The folder {path} could not be made", error) from error
     return path
 
 
 def sha256(data: bytes | memoryview) -> str:
     """Hexadecimal SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _no_room(what: str, error: OSError) -> StorageError:
+    remedy = "Free some space or make the folder writable, then try again."
+    return StorageError("FA-8001", f"{what}: {error.strerror or error}.", remedy)

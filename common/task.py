@@ -19,6 +19,12 @@ class Trigger(Settings):
     release: float = Field(0.4, gt=0, lt=1, description="score below which it may be heard again")
     refractory_seconds: float = Field(0.7, ge=0, le=60, description="silence kept after an event")
 
+    @model_validator(mode="after")
+    def _releases_below(self) -> Self:
+        if self.release > self.threshold:
+            raise ValueError("release must not be above threshold")
+        return self
+
 
 class Task(Settings):
     """Label set, front end, model and trigger."""

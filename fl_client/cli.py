@@ -54,7 +54,7 @@ def import_folder(
 ) -> None:
     """Copy labelled clips to this device: resampled, without duplicates, damaged files named and left out."""
     from common.data.clips import Clips
-    from common.data.importing import import_clips
+    from common.data.importing import import_background, import_clips
 
     place = _existing(home)
     clips = Clips.load(source)
@@ -67,15 +67,18 @@ def import_folder(
         report = import_clips(
             clips, place.clips, progress=lambda done, total: progress.update(bar, completed=done, total=total)
         )
+    background = import_background(source, place.clips)
     if as_json:
         skipped = [{"file": file, "reason": reason} for file, reason in report.skipped]
         result = {"imported": report.imported, "duplicates": report.duplicates, "skipped": skipped}
+        result["background"] = background
         typer.echo(json.dumps(result))
         return
     for file, reason in report.skipped:
         typer.echo(f"left out: {file}: {reason}", err=True)
     typer.echo(
-        f"{report.imported} imported, {report.duplicates} there already, {len(report.skipped)} left out."
+        f"{report.imported} imported, {report.duplicates} there already, {len(report.skipped)} left out; "
+        f"{background} recordings of background noise."
     )
 
 

@@ -7,7 +7,8 @@ import logging
 import torch
 
 from common.data.clips import Clips
-from common.data.features import load_features
+from common.data.features import load_background, load_features
+from common.data.splits import holdout_indices
 from common.errors import FedAudioError, ProtocolError
 from common.files import sha256
 from common.models.registry import build_model
@@ -32,10 +33,13 @@ def answer_order(plan_data: bytes, weights_data: bytes, home: DeviceHome, device
         weights = decode_weights(
             weights_data, schema_of(get_weights(build_model(plan.task, torch.Generator())))
         )
-        features = load_features(Clips.load(home.clips), plan.task, home.cache)
+        clips = Clips.load(home.clips)
+        features = load_features(clips, plan.task, home.cache)
         for file, reason in features.skipped:
             log.warning("%s is not used: %s", file, reason)
-        return encode_answer(*answer_plan(plan, weights, features, device))
+        noise = load_background(home.clips, plan.task, home.cache / "background")
+        held_out = holdout_indices(clips, plan.holdout)
+        return encode_answer(*answer_plan(plan, weights, features, held_out, device, noise=noise))
     except FedAudioError as error:
         log.warning("an order is refused: %s", error)
         return encode_refusal(Refusal(code=error.code, reason=error.happened[:500]))

@@ -42,7 +42,8 @@ class ExactMean:
         Raises:
             OverflowError: the sum could pass the bound; nothing has been added.
         """
-        largest = max(max(float(value.max()), -float(value.min())) for value in update.values() if value.size)
+        extremes = [np.maximum(value.max(), -value.min()) for value in update.values() if value.size]
+        largest = float(np.max(extremes))  # unlike max(), this passes NaN on
         if not weight * largest <= self._room:
             raise OverflowError("the update is larger than the aggregate has room for")
         self._room -= weight * largest

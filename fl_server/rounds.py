@@ -194,7 +194,10 @@ def _check_update(answer: Answer, settings: ServerSettings) -> None:
             f"The update claims {answer.report.clips} clips, {rules.max_clips} are allowed.",
             "Raise rounds.max_clips if devices really have so many.",
         )
-    if settings.privacy is not None and answer.report.privacy is None:
+    asked, spent = settings.privacy, answer.report.privacy
+    if asked and (
+        spent is None or (spent.noise_multiplier, spent.delta) != (asked.noise_multiplier, asked.delta)
+    ):
         raise ProtocolError(
             "FA-3009", "The update was trained without the privacy the plan asks for.", "Update the device."
         )

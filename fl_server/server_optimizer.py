@@ -69,6 +69,7 @@ class ServerOptimizer:
         self._parameters = {
             name: torch.nn.Parameter(torch.from_numpy(np.array(value))) for name, value in weights.items()
         }
+        self._kind = config.kind
         self._optimizer = _make(config, list(self._parameters.values()))
 
     def step(self, mean_delta: Weights) -> Weights:
@@ -85,7 +86,7 @@ class ServerOptimizer:
         moments = self._optimizer.state_dict()["state"]
         return save(
             {
-                f"{index}.{key}": value.contiguous()
+                f"{self._kind}.{index}.{key}": value.contiguous()
                 for index, slot in moments.items()
                 for key, value in slot.items()
                 if isinstance(value, torch.Tensor)
@@ -93,11 +94,12 @@ class ServerOptimizer:
         )
 
     def recall(self, memory: bytes) -> None:
-        """Take back what `memory()` gave."""
+        """Take back what `memory()` gave; what another kind of optimiser remembers is of no use."""
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in load(memory).items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = value
+            kind, index, key = name.split(".", 2)
+            if kind == self._kind:
+                state.setdefault(int(index), {})[key] = value
         document = self._optimizer.state_dict()
         document["state"] = state
         self._optimizer.load_state_dict(document)

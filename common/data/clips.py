@@ -163,6 +163,17 @@ def sound_files(folder: Path) -> list[Path]:
     )
 
 
+def background_files(path: Path) -> list[Path]:
+    """Noise that comes with the collection at `path`: what is in `NOISE_FOLDERS` beside its clips.
+
+    Raises:
+        DataError: FA-2006, a file name is not Unicode.
+    """
+    root = path.parent if path.is_file() else path
+    folders = [root / name for name in NOISE_FOLDERS if (root / name).is_dir()]
+    return [Clip(file, "noise").path for folder in folders for file in sound_files(folder)]
+
+
 def labelled_files(path: Path) -> Iterator[tuple[Path, Path]]:
     """Each sound file of a folder-per-label tree with its label folder, sorted; noise is left out.
 

@@ -154,7 +154,7 @@ def _build(
     kept = dict(_rows_by_state(*earlier)) if earlier else {}
     entries = []
     energies = stem.with_suffix(".npy")
-    with open_atomic(energies) as out:
+    with open_atomic(energies, mode=0o600) as out:
         _write_header(out, 0, task)
         for file, state in zip(files, states, strict=True):
             windows, fault = 0, ""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.clips import NOISE_FOLDERS, Clip, Clips, sound_files
+from common.data.clips import Clips, background_files
 from common.data.energy_cache import load_energies
 from common.errors import DataError
 from common.task import Task
@@ -95,9 +95,7 @@ def load_background(path: Path, task: Task, cache: Path) -> FeatureSet | None:
         DataError: FA-2006, a file name is not Unicode.
         StorageError: FA-8001, the cache cannot be written.
     """
-    root = path.parent if path.is_file() else path
-    folders = [root / name for name in NOISE_FOLDERS if (root / name).is_dir()]
-    files = [Clip(file, "noise").path for folder in folders for file in sound_files(folder)]
+    files = background_files(path)
     energies = load_energies(files, task, cache)
     skipped = tuple((str(file), fault) for file, fault in zip(files, energies.faults, strict=True) if fault)
     if skipped:

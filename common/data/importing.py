@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from common.audio.front_end import SAMPLE_RATE
 from common.audio.reading import read_audio
-from common.data.clips import Clips, imported_from, imported_name, labelled_files
+from common.data.clips import (
+    NOISE_FOLDERS,
+    Clips,
+    background_files,
+    imported_from,
+    imported_name,
+    labelled_files,
+)
 from common.errors import AudioError
 from common.files import make_folder, sha256, write_atomic
 
@@ -65,6 +72,29 @@ def import_clips(
         if progress:
             progress(done, len(source))
     return ImportReport(imported, duplicates, tuple(skipped))
+
+
+def import_background(source: Path, destination: Path) -> int:
+    """Copy the background noise that comes with the collection at `source`, if any, beside the clips.
+
+    Returns:
+        Number of recordings copied; those that are there already and damaged ones do not count.
+
+    Raises:
+        StorageError: FA-8001.
+    """
+    copied = 0
+    for file in background_files(source):
+        try:
+            samples = _to_int16(read_audio(file))
+        except AudioError:
+            continue
+        path = destination / NOISE_FOLDERS[0] / f"{sha256(samples.tobytes())[:16]}.flac"
+        if not path.exists():
+            make_folder(path.parent, mode=0o700)
+            write_atomic(path, _to_flac(samples), mode=0o600)
+            copied += 1
+    return copied
 
 
 def _labels_by_digest(destination: Path) -> dict[str, str]:

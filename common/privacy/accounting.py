@@ -4,18 +4,14 @@ Opacus."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
-from opacus.accountants import RDPAccountant
-from opacus.accountants.analysis import rdp
 
 from common.errors import TrainingError
 from common.protocol.answer import PrivacySpent
 from common.protocol.plan import Privacy
-
-ORDERS = RDPAccountant.DEFAULT_ALPHAS
 
 LEAST_NOISE = 0.01
 """Noise multiplier at which epsilon is in the millions; far below it the series Opacus sums never ends."""
@@ -35,9 +31,8 @@ def privacy_spent(privacy: Privacy, sampling_rate: float, steps: int) -> Privacy
             f"A noise multiplier of {privacy.noise_multiplier:g} protects nothing.",
             "Raise privacy.noise_multiplier; 1.0 is a usual value.",
         )
-    epsilon = _epsilon(privacy, sampling_rate, steps) if steps else 0.0
     return PrivacySpent(
-        epsilon=max(0.0, epsilon),
+        epsilon=_epsilon({(sampling_rate, privacy.noise_multiplier): steps}, privacy.delta),
         delta=privacy.delta,
         accountant="rdp",
         noise_multiplier=privacy.noise_multiplier,
@@ -52,40 +47,35 @@ def compose(spent: Sequence[PrivacySpent], delta: float) -> PrivacySpent:
     Args:
         spent: at least one; the last gives the noise multiplier that is named in the result.
     """
-    last = spent[-1]
-    total = sum(
-        (
-            np.asarray(
-                rdp.compute_rdp(
-                    q=one.sampling_rate, noise_multiplier=one.noise_multiplier, steps=one.steps, orders=ORDERS
-                )
-            )
-            for one in spent
-            if one.steps
-        ),
-        start=np.zeros(len(ORDERS)),
-    )
-    return last.model_copy(
+    steps: Counter[tuple[float, float]] = Counter()
+    for one in spent:
+        steps[one.sampling_rate, one.noise_multiplier] += one.steps
+    return spent[-1].model_copy(
         update={
-            "epsilon": max(0.0, _convert(total, delta)) if total.any() else 0.0,
+            "epsilon": _epsilon(steps, delta),
             "delta": delta,
             "sampling_rate": max(one.sampling_rate for one in spent),
-            "steps": sum(one.steps for one in spent),
+            "steps": sum(steps.values()),
         }
     )
 
 
-def _epsilon(privacy: Privacy, sampling_rate: float, steps: int) -> float:
-    divergences = rdp.compute_rdp(
-        q=sampling_rate, noise_multiplier=privacy.noise_multiplier, steps=steps, orders=ORDERS
+def _epsilon(steps: Mapping[tuple[float, float], int], delta: float) -> float:
+    """Epsilon at `delta` of so many steps at each (sampling rate, noise multiplier)."""
+    # Opacus costs as long to import as torch, and only private training needs it.
+    from opacus.accountants import RDPAccountant
+    from opacus.accountants.analysis import rdp
+
+    if not any(steps.values()):
+        return 0.0
+    orders = RDPAccountant.DEFAULT_ALPHAS
+    divergences = sum(
+        np.asarray(rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=count, orders=orders))
+        for (rate, noise), count in steps.items()
+        if count
     )
-    return _convert(divergences, privacy.delta)
-
-
-def _convert(divergences: npt.ArrayLike, delta: float) -> float:
-    """Epsilon at `delta` of Renyi divergences at `ORDERS`."""
     with warnings.catch_warnings():
         # It warns where the best order is the first or last one: epsilon is then loose, never too small.
         warnings.simplefilter("ignore")
-        epsilon, _ = rdp.get_privacy_spent(orders=ORDERS, rdp=divergences, delta=delta)
-    return float(epsilon)
+        epsilon, _ = rdp.get_privacy_spent(orders=orders, rdp=divergences, delta=delta)
+    return max(0.0, float(epsilon))

@@ -7,8 +7,8 @@ graph.onnx           the step graph: (frames, state..., weights...) -> (logits, 
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from common.errors import ProtocolError
-from common.files import make_folder, sha256, write_atomic
+from common.files import make_folder, rename, sha256, write_atomic
 from common.protocol.answer import PrivacySpent
 from common.protocol.tensors import Schema, Weights, decode_weights
 from common.settings import Settings
@@ -31,7 +31,7 @@ class Graph(Settings):
     """How to run graph.onnx.
 
     A streaming graph takes any number T of new frames (1, T, features) and the state, and gives frame logits
-    (1, T, labels) and the next state; the score of a window is the log-sum-exp of its frame logits over time.
+    (1, T, labels) and the next state; the logits of a window are the log-mean-exp of its frame logits over time.
     A window graph takes a whole window (1, window_frames, features) and gives its logits (1, labels).
     """
 
@@ -124,19 +124,20 @@ def load_release(folder: Path) -> Release:
 
 
 def write_release(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a release so that `folder` is there whole or not at all. An existing folder is left as it is."""
+    """Write a release so that `folder` is there whole or not at all. An existing folder is left as it is.
+
+    Raises:
+        StorageError: FA-8001.
+    """
     if folder.exists():
         return
-    make_folder(folder.parent)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+    temporary = make_folder(folder.parent / f".new-{folder.name}-{secrets.token_hex(4)}")
     try:
         for name in FILES:
             write_atomic(temporary / name, files[name])
-        temporary.chmod(0o755)
-        temporary.replace(folder)
+        rename(temporary, folder)
     finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 _FETCH_AGAIN = "Fetch the release again; if it stays, ask the coordinator's operator."

@@ -6,6 +6,7 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,15 @@ LOSS_LIMIT = 1e6
 """The largest loss a report may state."""
 
 
-def answer_plan(plan: Plan, weights: Weights, data: FeatureSet, device: str) -> tuple[Report, Weights | None]:
+def answer_plan(
+    plan: Plan,
+    weights: Weights,
+    data: FeatureSet,
+    held_out: Collection[int],
+    device: str,
+    *,
+    noise: FeatureSet | None = None,
+) -> tuple[Report, Weights | None]:
     """Do what `plan` asks with `weights` on a device's clips: the report, and of a training the delta.
 
     Without privacy the same plan, weights, clips and device name give the same delta to the last bit,
@@ -37,8 +46,9 @@ def answer_plan(plan: Plan, weights: Weights, data: FeatureSet, device: str) -> 
     for the exact loss is not private.
 
     Args:
-        data: all clips of the device; `plan.holdout` of them are never trained on, the same ones in every
-            round.
+        data: all clips of the device.
+        held_out: indices of clips (`data.clip_index`) to evaluate on and never to train on.
+        noise: recorded background noise for augmentation; synthetic noise if there is none.
 
     Raises:
         TrainingError: FA-7001 architecture, FA-7002 weights, FA-7003 no clips, FA-7004 diverged,
@@ -47,7 +57,7 @@ def answer_plan(plan: Plan, weights: Weights, data: FeatureSet, device: str) -> 
     begin = time.monotonic()
     model = _model_with(plan.task, weights)
     front_end = BatchFrontEnd(plan.task.front_end)
-    learned_from, held_out = _hold_out(data, plan.holdout, device)
+    held = np.isin(data.clip_index, list(held_out))
     report = partial(
         Report,
         run=plan.run,
@@ -58,11 +68,12 @@ def answer_plan(plan: Plan, weights: Weights, data: FeatureSet, device: str) -> 
         skipped=len(data.skipped),
     )
     if plan.kind == "evaluate":
-        result = evaluate(model, front_end, held_out)
+        result = evaluate(model, front_end, data.subset(np.flatnonzero(held)))
         loss, seconds = min(result.loss, LOSS_LIMIT), time.monotonic() - begin
         return report(clips=result.clips, correct=result.correct, loss=loss, seconds=seconds), None
     generator = torch.Generator().manual_seed(_seed(plan.seed, plan.round, device))
-    done = train(model, front_end, learned_from, plan.recipe, generator, privacy=plan.privacy)
+    learned_from = data.subset(np.flatnonzero(~held))
+    done = train(model, front_end, learned_from, plan.recipe, generator, noise=noise, privacy=plan.privacy)
     delta = {name: value - weights[name] for name, value in get_weights(model).items()}
     loss = min(done.loss, LOSS_LIMIT) if plan.privacy is None else 0.0
     seconds = time.monotonic() - begin
@@ -102,15 +113,6 @@ def _model_with(task: Task, weights: Weights) -> AcousticModel:
     model = build_model(task, torch.Generator())
     set_weights(model, weights)
     return model
-
-
-def _hold_out(data: FeatureSet, share: float, device: str) -> tuple[FeatureSet, FeatureSet]:
-    """Windows to learn from and windows to evaluate on. A clip's side hangs on its index and the device
-    alone, so it is the same in every round and the windows of one clip stay together."""
-    clips = np.unique(data.clip_index)
-    kept = np.array([clip for clip in clips if _seed(device, int(clip)) < share * 2**32], np.int64)
-    held = np.isin(data.clip_index, kept)
-    return data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
 
 
 def _seed(*parts: int | str) -> int:

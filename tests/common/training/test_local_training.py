@@ -23,6 +23,10 @@ from common.training.local import answer_plan, train_local
 MakeToy = Callable[..., FeatureSet]
 
 
+HELD = (1, 4, 7)
+"""Clips kept for evaluation."""
+
+
 @pytest.fixture
 def weights(make_model: Callable[..., AcousticModel]) -> Weights:
     return get_weights(make_model())
@@ -30,7 +34,7 @@ def weights(make_model: Callable[..., AcousticModel]) -> Weights:
 
 @pytest.fixture
 def plan(task: Task, weights: Weights) -> Plan:
-    return Plan(run="run", round=3, task=task, base=digest_of(weights), seed=5, holdout=0.25)
+    return Plan(run="run", round=3, task=task, base=digest_of(weights), seed=5)
 
 
 def change(plan: Plan, **changes: object) -> Plan:
@@ -46,7 +50,7 @@ def same(first: Weights | None, second: Weights | None) -> bool:
 def test_a_training_answers_with_a_delta_of_the_models_shape(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
-    report, delta = answer_plan(plan, weights, make_toy(40), "device")
+    report, delta = answer_plan(plan, weights, make_toy(40), HELD, "device")
     assert delta is not None
     answer = decode_answer(encode_answer(report, delta), schema_of(weights))
     assert isinstance(answer, Answer)
@@ -61,50 +65,47 @@ def test_the_answer_hangs_on_plan_weights_clips_and_name_alone(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
     data, kept = make_toy(20), {name: value.copy() for name, value in weights.items()}
-    delta = answer_plan(plan, weights, data, "device")[1]
+    delta = answer_plan(plan, weights, data, HELD, "device")[1]
     torch.rand(1)
-    assert same(answer_plan(plan, weights, data, "device")[1], delta)
+    assert same(answer_plan(plan, weights, data, HELD, "device")[1], delta)
     assert same(weights, kept)
-    assert not same(answer_plan(plan, weights, data, "other")[1], delta)
-    assert not same(answer_plan(change(plan, round=4), weights, data, "device")[1], delta)
-    assert not same(answer_plan(change(plan, seed=6), weights, data, "device")[1], delta)
+    assert not same(answer_plan(plan, weights, data, HELD, "other")[1], delta)
+    assert not same(answer_plan(change(plan, round=4), weights, data, HELD, "device")[1], delta)
+    assert not same(answer_plan(change(plan, seed=6), weights, data, HELD, "device")[1], delta)
 
 
-def test_clips_are_on_one_side_in_every_round(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
+def test_the_windows_of_a_held_out_clip_are_held_out_together(
+    plan: Plan, weights: Weights, make_toy: MakeToy
+) -> None:
     data = make_toy(200, windows=2)
-    trained, tested = [], []
-    for number in (0, 1):
-        trained.append(answer_plan(change(plan, round=number, recipe=Recipe(steps=0)), weights, data, "a")[0])
-        tested.append(answer_plan(change(plan, round=number, kind="evaluate"), weights, data, "a")[0])
-    assert trained[0].clips == trained[1].clips
-    assert tested[0].clips == tested[1].clips
-    assert (
-        trained[0].clips / 2 + tested[0].clips == 200
-    )  # of a training windows count, of an evaluation clips
-    assert 30 <= tested[0].clips <= 70
+    trained = answer_plan(change(plan, recipe=Recipe(steps=0)), weights, data, HELD, "a")[0]
+    tested = answer_plan(change(plan, kind="evaluate"), weights, data, HELD, "a")[0]
+    # Of a training windows count, of an evaluation clips.
+    assert trained.clips == 2 * (200 - len(HELD))
+    assert tested.clips == len(HELD)
 
 
 def test_held_out_clips_are_never_learned_from(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
     """Which ones they are is found by spoiling one at a time: the delta stays only if it is held out."""
     data = make_toy(12)
     short = change(plan, recipe=Recipe(steps=1, batch_size=12))
-    delta = answer_plan(short, weights, data, "device")[1]
+    delta = answer_plan(short, weights, data, HELD, "device")[1]
     untouched = 0
     for clip in range(12):
         energies = data.energies.copy()
         energies[clip] = energies[clip][::-1]
         spoilt = FeatureSet(energies, data.labels, data.clip_index)
-        untouched += same(answer_plan(short, weights, spoilt, "device")[1], delta)
-    held_out = answer_plan(change(plan, kind="evaluate"), weights, data, "device")[0].clips
-    assert untouched == held_out > 0
+        untouched += same(answer_plan(short, weights, spoilt, HELD, "device")[1], delta)
+    held_out = answer_plan(change(plan, kind="evaluate"), weights, data, HELD, "device")[0].clips
+    assert untouched == held_out == len(HELD)
 
 
 def test_an_evaluation_answers_with_counts_alone(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
-    report, delta = answer_plan(change(plan, kind="evaluate"), weights, make_toy(40), "device")
+    report, delta = answer_plan(change(plan, kind="evaluate"), weights, make_toy(40), HELD, "device")
     assert delta is None
     assert 0 <= report.correct <= report.clips
     assert report.loss > 0
-    empty, _ = answer_plan(change(plan, kind="evaluate", holdout=0.0), weights, make_toy(40), "device")
+    empty, _ = answer_plan(change(plan, kind="evaluate"), weights, make_toy(40), (), "device")
     assert (empty.clips, empty.correct, empty.loss) == (0, 0, 0.0)
 
 
@@ -112,28 +113,30 @@ def test_a_private_training_tells_what_it_spent_and_no_loss(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
     private = change(plan, privacy=Privacy(noise_multiplier=1.0))
-    report, delta = answer_plan(private, weights, make_toy(40), "device")
+    report, delta = answer_plan(private, weights, make_toy(40), HELD, "device")
     assert report.privacy is not None
     assert report.privacy.epsilon > 0
     assert report.loss == 0.0
-    other = answer_plan(private, weights, make_toy(40), "device")[1]
+    other = answer_plan(private, weights, make_toy(40), HELD, "device")[1]
     assert not same(delta, other)  # the noise comes from no seed
 
 
 def test_skipped_files_are_counted(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
     toy = make_toy(20)
     data = FeatureSet(toy.energies, toy.labels, toy.clip_index, (("a.wav", "damaged"), ("b.wav", "empty")))
-    assert answer_plan(plan, weights, data, "device")[0].skipped == 2
+    assert answer_plan(plan, weights, data, HELD, "device")[0].skipped == 2
 
 
 def test_a_device_without_clips_says_so(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
     with pytest.raises(TrainingError, match="FA-7003"):
-        answer_plan(plan, weights, make_toy(0), "device")
+        answer_plan(plan, weights, make_toy(0), HELD, "device")
 
 
 def test_weights_of_another_model_are_refused(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
     with pytest.raises(TrainingError, match="FA-7002"):
-        answer_plan(change(plan, task=plan.task.model_copy(update={"width": 20})), weights, make_toy(9), "d")
+        answer_plan(
+            change(plan, task=plan.task.model_copy(update={"width": 20})), weights, make_toy(9), HELD, "d"
+        )
 
 
 @pytest.fixture
