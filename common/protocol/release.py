@@ -31,7 +31,7 @@ class Graph(Settings):
     """How to run graph.onnx.
 
     A streaming graph takes any number T of new frames (1, T, features) and the state, and gives frame logits
-    (1, T, labels) and the next state; the logits of a window are the log-mean-exp of its frame logits over time.
+    (1, T, labels) and the next state; a window has the log-mean-exp of its frame logits over time as logits.
     A window graph takes a whole window (1, window_frames, features) and gives its logits (1, labels).
     """
 
