@@ -23,6 +23,18 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+class TextLines(logging.Formatter):
+    """A record as one line, whatever a peer wrote into it; only a traceback takes more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+
+def printable(text: str) -> str:
+    """`text` with escapes in place of what would move a terminal's cursor or start a line."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def configure_logging(
     *, json_lines: bool, level: int = logging.INFO, quiet: Sequence[str] = ("flwr", "httpx")
 ) -> None:
@@ -31,7 +43,7 @@ def configure_logging(
     handler.setFormatter(
         JsonLines()
         if json_lines
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+        else TextLines("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in quiet:

@@ -53,8 +53,15 @@ def parse_settings(model: type[Model], document: object, source: str) -> Model:
             hint = f"Did you mean '{known[0]}'?" if known else "Remove it."
             raise ConfigError("FA-6003", f"{source}: unknown key '{where}'.", hint) from error
         raise ConfigError(
-            "FA-6003", f"{source}: '{where}': {first['msg']}.", "Correct the value and try again."
+            "FA-6003", f"{source}: {first_fault(error)}.", "Correct the value and try again."
         ) from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong with the first faulty field, in a few words, however long what was sent is."""
+    detail = error.errors()[0]
+    where = ".".join(str(part) for part in detail["loc"])
+    return f"'{where[:80]}': {detail['msg'][:200]}"
 
 
 def _keys(model: type[BaseModel]) -> Iterable[str]:

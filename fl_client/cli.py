@@ -24,6 +24,9 @@ app = typer.Typer(
 )
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder of the device's state.")]
+Source = Annotated[
+    str | None, typer.Option(help="What to listen to: mic, stdin, or file:PATH[,loop][,fast].")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -35,12 +38,14 @@ def init(
     name: Annotated[
         str | None, typer.Option(help="Unique in the fleet; the host's name if not given.")
     ] = None,
+    source: Source = None,
 ) -> None:
     """Make a device: device.toml, and the certificate it trusts."""
     from fl_client.initialise import initialise
 
     place = DeviceHome.find(home)
-    initialise(place, server=server, ca=ca, name=name or re.sub(r"[^\w.-]", "-", platform.node()) or "device")
+    own = re.sub(r"[^\w.-]", "-", platform.node()) or "device"
+    initialise(place, server=server, ca=ca, name=name or own, source=source)
     typer.echo(f"Made {place.config}.")
     typer.echo("Next: fedaudio client import FOLDER; fedaudio client start")
 
@@ -83,22 +88,18 @@ def import_folder(
 
 
 @app.command()
-def start(
-    home: Home = None,
-    source: Annotated[
-        str | None, typer.Option(help="mic, stdin, or file:PATH[,loop][,fast]. Without it, no listening.")
-    ] = None,
-) -> None:
+def start(home: Home = None, source: Source = None) -> None:
     """Take part in rounds and listen, until stopped."""
     from common.log import configure_logging
     from fl_client.supervisor import supervise
 
-    place = _existing(home)
+    place = DeviceHome.find(home)
+    settings = load_settings(DeviceSettings, place.config)
     configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    supervise(place, source, stop)
+    supervise(place, source or settings.source, stop)
 
 
 @app.command()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import tomli_w
 from cryptography import x509
 
 from common.errors import DeviceError
@@ -14,7 +14,7 @@ from fl_client.home import DeviceHome
 from fl_client.settings import DeviceSettings
 
 
-def initialise(home: DeviceHome, *, server: str, ca: Path, name: str) -> None:
+def initialise(home: DeviceHome, *, server: str, ca: Path, name: str, source: str | None = None) -> None:
     """Make device.toml and keep the coordinator's certificate. An existing device is never overwritten.
 
     Raises:
@@ -24,7 +24,8 @@ def initialise(home: DeviceHome, *, server: str, ca: Path, name: str) -> None:
     """
     if home.config.exists():
         raise DeviceError("FA-4004", f"{home.config} is there already.", "Use it, or give another --home.")
-    settings = parse_settings(DeviceSettings, {"name": name, "server": server}, "the command line")
+    document = {"name": name, "server": server} | ({"source": source} if source else {})
+    parse_settings(DeviceSettings, document, "the command line")
     try:
         certificate = ca.read_bytes()
         x509.load_pem_x509_certificate(certificate)
@@ -36,5 +37,4 @@ def initialise(home: DeviceHome, *, server: str, ca: Path, name: str) -> None:
     make_folder(home.coordinator_certificate.parent, mode=0o700)
     make_folder(home.clips)
     write_atomic(home.coordinator_certificate, certificate)
-    text = f"name = {json.dumps(settings.name)}\nserver = {json.dumps(settings.server)}\n"
-    write_atomic(home.config, text.encode())
+    write_atomic(home.config, tomli_w.dumps(document).encode())

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from common.files import StorageError, write_atomic
@@ -78,9 +79,14 @@ def main() -> None:
     settings = load_settings(DeviceSettings, home.config)
     configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json")
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     training = TrainingProcess(home, settings.worker_idle_seconds)
+
+    def end() -> None:
+        stop.set()
+        training.abort()
+
+    signal.signal(signal.SIGTERM, lambda number, frame: end())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     status = LinkStatus(home.link_status, training)
     ca = home.coordinator_certificate.read_bytes()
 
@@ -91,7 +97,7 @@ def main() -> None:
             status.answered()
 
     for target, arguments in (
-        (_stop_with_parent, (stop,)),
+        (_end_with_parent, (end,)),
         (_keep_status, (status, stop)),
         (follow_releases, (settings.server, ca, ModelStore(home.models), stop, status.downloaded)),
     ):
@@ -102,10 +108,11 @@ def main() -> None:
         training.close()
 
 
-def _stop_with_parent(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(1):
+def _end_with_parent(end: Callable[[], None]) -> None:
+    # Not through sys.stdin: a thread that waits there holds a lock that the interpreter needs to end.
+    while os.read(sys.stdin.fileno(), 1):
         pass
-    stop.set()
+    end()
 
 
 def _keep_status(status: LinkStatus, stop: threading.Event) -> None:

@@ -12,6 +12,9 @@ class DeviceSettings(Settings):
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$", description="unique in the fleet")
     server: str = Field(pattern=r"^\S+:\d{1,5}$", description="host:port of the coordinator")
+    source: str | None = Field(
+        None, description="mic, stdin, or file:PATH[,loop][,fast]; unset: no listening"
+    )
     worker_idle_seconds: float = Field(
         120.0, ge=0, description="how long training stays loaded after a round"
     )

@@ -36,7 +36,7 @@ def describe(home: DeviceHome) -> Status:
         name=settings.name,
         server=settings.server,
         version=ModelStore(home.models).current_version(),
-        clips=sum(1 for _ in home.clips.glob("*/*.flac")),
+        clips=sum(1 for _ in home.clips.glob("[!_]*/*.flac")),
         link=_read(home.link_status),
         listener=_read(home.listener_status),
     )

@@ -55,6 +55,12 @@ class TrainingProcess:
         with self._lock:
             self._end()
 
+    def abort(self) -> None:
+        """Kill the worker at once, also in the middle of an order, which is then refused."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     @property
     def running(self) -> bool:
         process = self._process

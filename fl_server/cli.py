@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,8 +15,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from common.errors import CoordinatorError
+from common.log import printable
 from fl_server.home import CoordinatorHome
 from fl_server.registry import Registry
 
@@ -25,7 +28,6 @@ app.add_typer(models, name="models")
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder of the coordinator's state.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Train so many rounds at once.")]
 
 
 @app.callback()
@@ -65,7 +67,13 @@ def init(
 
 
 @app.command()
-def start(home: Home = None, rounds: Rounds = None) -> None:
+def start(
+    home: Home = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Train so many rounds at once.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on, instead of the configured one.")
+    ] = None,
+) -> None:
     """Serve until stopped; with --rounds, begin to train as soon as enough devices are there."""
     from common.log import configure_logging
     from common.settings import load_settings
@@ -74,10 +82,13 @@ def start(home: Home = None, rounds: Rounds = None) -> None:
 
     configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json")
     place = CoordinatorHome.find(home)
-    stop = threading.Event()
+    settings = load_settings(ServerSettings, place.config)
+    if port is not None:
+        settings = settings.model_copy(update={"port": port})
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    Coordinator(place, load_settings(ServerSettings, place.config)).serve(stop, rounds)
+        # A round may take long; whatever it was doing, the folder holds all there is to go on from.
+        signal.signal(number, lambda *_: sys.exit(0))
+    Coordinator(place, settings).serve(threading.Event(), rounds)
 
 
 @app.command()
@@ -128,7 +139,9 @@ def status(home: Home = None, as_json: Json = False) -> None:
             f"{row['seconds']:.1f}",
             f"{row['overhead_seconds']:.2f}",
         )
-        table.add_row(str(row["round"]), row["state"], str(row["version"]), *map(str, numbers), loss, why)
+        # Devices write the reasons: Text knows no markup, and printable text moves no cursor.
+        reasons = Text(printable(why))
+        table.add_row(str(row["round"]), row["state"], str(row["version"]), *map(str, numbers), loss, reasons)
     Console().print(table)
 
 

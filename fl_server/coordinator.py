@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import IO
 
 from common.data.clips import Clips
 from common.errors import CoordinatorError, FedAudioError
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 """Void rounds in a row after which an order is given up."""
+
+LOCK_TRIES = 20
+"""Over a second, for whoever asks whether a coordinator runs holds the lock for a moment."""
 
 
 class Coordinator:
@@ -59,11 +63,15 @@ class Coordinator:
             CoordinatorError: FA-5002, FA-5003, FA-5008.
         """
         with self._alone():
+            self._versions.repair()
+            self._settle_interrupted()
             self._versions.current()
             if rounds is not None and self._registry.open_order() is None:
                 self._registry.place_order(rounds)
             while not stop.is_set():
-                with FrontProcess(self._home, self._settings) as front:
+                # A port that was drawn is kept: devices know no other.
+                settings = self._settings.model_copy(update={"port": self._port})
+                with FrontProcess(self._home, settings) as front:
                     self._port = front.port
                     log.info("listening on %s:%d", self._settings.host, front.port)
                     try:
@@ -141,7 +149,6 @@ class Coordinator:
             row.seconds = time.monotonic() - started
             row.overhead_seconds += row.seconds
             self._save(row)
-        self._count_round(order)
         log.info(
             "round %d: version %s, %d devices, %.1f s", number, row.version, row.participants, row.seconds
         )
@@ -206,16 +213,27 @@ class Coordinator:
         ]
         return max(totals, key=lambda total: total.epsilon, default=None)
 
-    def _count_round(self, order: Order) -> None:
-        with self._registry.session() as session:
-            current = session.get_one(Order, order.id)
-            current.done += 1
-            if current.done >= current.rounds:
-                current.state = "done"
-
     def _save(self, row: Round) -> None:
+        """Write `row`; when it is done it counts for its order."""
         with self._registry.session() as session:
             session.merge(row)
+            if row.state == "done":
+                order = session.get_one(Order, row.order)
+                order.done += 1
+                if order.done >= order.rounds:
+                    order.state = "done"
+
+    def _settle_interrupted(self) -> None:
+        """After a crash, a round that had released its version is done and any other is void."""
+        newest = self._registry.model()
+        for row in self._registry.rounds():
+            if row.state != "running":
+                continue
+            if newest is not None and newest.version > row.base:
+                row.state, row.version, row.participants = "done", newest.version, newest.participants
+            else:
+                row.state = "void"
+            self._save(row)
 
     def _fail(self, order: Order, error: FedAudioError) -> None:
         with self._registry.session() as session:
@@ -227,15 +245,22 @@ class Coordinator:
     def _alone(self) -> Iterator[None]:
         """Hold the folder's lock; the system lets go of it when the process dies, however it dies."""
         with self._home.lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not any(_locks(file) for _ in range(LOCK_TRIES)):
                 raise CoordinatorError(
                     "FA-5003",
                     f"Another coordinator is running on {self._home.root}.",
                     "Use it, stop it, or give this one another folder with --home.",
-                ) from error
+                )
             yield
+
+
+def _locks(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.05)
+        return False
+    return True
 
 
 def _describe(row: Round, collected: Collected) -> None:

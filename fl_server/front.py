@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import uvicorn
@@ -35,6 +36,7 @@ PORT_TAKEN = 98
 """Exit status when the public port is in use (EADDRINUSE)."""
 
 LONGEST_POLL_SECONDS = 30.0
+LOOK_SECONDS = 0.1
 
 
 class PublicFace:
@@ -49,8 +51,23 @@ class PublicFace:
         await (self._superlink if fleet else self._own)(scope, receive, send)
 
 
+class Newest:
+    """The version devices are given now, looked up on disk ten times a second at most, whoever asks."""
+
+    def __init__(self, releases: Path) -> None:
+        self._releases = releases
+        self._version: int | None = None
+        self._looked = float("-inf")
+
+    def version(self) -> int | None:
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._version, self._looked = current_version(self._releases), time.monotonic()
+        return self._version
+
+
 def make_routes(releases: Path) -> Starlette:
     """Health and the download of releases."""
+    newest_known = Newest(releases)
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -63,10 +80,10 @@ def make_routes(releases: Path) -> Starlette:
         except ValueError:
             return Response(status_code=400)
         deadline = asyncio.get_running_loop().time() + wait
-        while (version := current_version(releases)) is None or version <= after:
+        while (version := newest_known.version()) is None or version <= after:
             if asyncio.get_running_loop().time() >= deadline or await request.is_disconnected():
                 return Response(status_code=204)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(LOOK_SECONDS)
         return JSONResponse({"version": version})
 
     async def download(request: Request) -> Response:
@@ -102,7 +119,7 @@ def main() -> None:
         ),
     ]
     # A thread, because a blocking read of standard input cannot be waited for on every platform.
-    threading.Thread(target=_stop_with_parent, args=(servers,), daemon=True).start()
+    threading.Thread(target=_stop_with_parent, args=servers, daemon=True).start()
     run = start_run(superlink)
     ready = {"port": public.getsockname()[1], "private": private.getsockname()[1], "run": run}
     print(json.dumps(ready), flush=True)  # noqa: T201 - the parent waits for this line
@@ -131,12 +148,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _stop_with_parent(servers: list[uvicorn.Server]) -> None:
-    while sys.stdin.read(1):
+def _stop_with_parent(superlink: uvicorn.Server, public: uvicorn.Server) -> None:
+    # Not through sys.stdin: a thread that waits there holds a lock that the interpreter needs to end.
+    while os.read(sys.stdin.fileno(), 1):
         pass
-    for server in servers:
-        server.should_exit = True
-        server.force_exit = True
+    superlink.should_exit = True
+    # Devices waiting for a release would hold up an orderly end.
+    public.should_exit = public.force_exit = True
 
 
 if __name__ == "__main__":

@@ -88,7 +88,8 @@ def train_cohort(
     """
     rules = settings.rounds
     largest_weight = rules.max_clips if rules.weighting == "clips" else 1
-    mean = ExactMean(schema, max(1.0, largest_weight * len(cohort) * rules.max_update_norm))
+    # A little more than the norms allow, for they are computed in single precision.
+    mean = ExactMean(schema, max(1.0, 1.001 * largest_weight * len(cohort) * rules.max_update_norm))
 
     def fold(answer: Answer) -> None:
         _check_update(answer, settings)

@@ -31,7 +31,21 @@ class Versions:
         self._home = home
         self._settings = settings
         self._registry = registry
-        self._drop_unofficial()
+
+    def repair(self) -> None:
+        """After a crash: drop what was written but never made official, and point to what was.
+
+        Only for whoever holds the coordinator's lock: what another is writing looks the same.
+        """
+        newest = self._registry.model()
+        official = -1 if newest is None else newest.version
+        for folder in self._home.releases.glob("[0-9]*"):
+            if _version_of(folder) > official:
+                shutil.rmtree(folder, ignore_errors=True)
+        for unfinished in self._home.releases.glob(".new-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if newest is not None:
+            point_to(self._home.releases, newest.version)
 
     def current(self) -> Release:
         """The newest version, from disk."""
@@ -129,16 +143,6 @@ class Versions:
             )
         point_to(self._home.releases, version)
         log.info("released version %d", version)
-
-    def _drop_unofficial(self) -> None:
-        """After a crash between writing a folder and making it official, the round is held again."""
-        newest = self._registry.model()
-        official = -1 if newest is None else newest.version
-        for folder in self._home.releases.glob("[0-9]*"):
-            if _version_of(folder) > official:
-                shutil.rmtree(folder, ignore_errors=True)
-        if newest is not None:
-            point_to(self._home.releases, newest.version)
 
 
 def _version_of(folder: Path) -> int:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from common.errors import ProtocolError
 from common.protocol.tensors import Schema, Weights, decode_weights, encode_weights, read_note
-from common.settings import Settings
+from common.settings import Settings, first_fault
 
 CLIP_LIMIT = 1_000_000
 """No device has more clips than this; a report that says so is refused."""
@@ -82,9 +82,7 @@ def decode_answer(data: bytes | memoryview, schema: Schema) -> Answer | Refusal:
     try:
         report = Report.model_validate_json(note)
     except ValidationError as error:
-        detail = error.errors()[0]
-        where = ".".join(str(part) for part in detail["loc"])
         raise ProtocolError(
-            "FA-3004", f"The report is malformed: '{where[:80]}' {detail['msg']}.", "Update the device."
+            "FA-3004", f"The report is malformed: {first_fault(error)}.", "Update the device."
         ) from error
     return Answer(report, decode_weights(data, schema if report.kind == "train" else {}))

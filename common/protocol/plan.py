@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from common.errors import ProtocolError
-from common.settings import Settings
+from common.settings import Settings, first_fault
 from common.task import Task
 
 
@@ -73,8 +73,6 @@ def parse_plan(data: bytes) -> Plan:
     try:
         return Plan.model_validate_json(data)
     except ValidationError as error:
-        detail = error.errors()[0]
-        where = ".".join(str(part) for part in detail["loc"])
         raise ProtocolError(
-            "FA-3005", f"The plan is malformed: '{where[:80]}' {detail['msg']}.", "Update the device."
+            "FA-3005", f"The plan is malformed: {first_fault(error)}.", "Update the device."
         ) from error

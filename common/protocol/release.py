@@ -20,7 +20,7 @@ from common.errors import ProtocolError
 from common.files import make_folder, rename, sha256, write_atomic
 from common.protocol.answer import PrivacySpent
 from common.protocol.tensors import Schema, Weights, decode_weights
-from common.settings import Settings
+from common.settings import Settings, first_fault
 from common.task import Task
 
 MANIFEST, WEIGHTS, GRAPH = "manifest.json", "weights.safetensors", "graph.onnx"
@@ -87,10 +87,8 @@ def parse_manifest(data: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        detail = error.errors()[0]
-        where = ".".join(str(part) for part in detail["loc"])
         raise ProtocolError(
-            "FA-3011", f"The release's manifest is malformed: '{where}' {detail['msg']}.", _FETCH_AGAIN
+            "FA-3011", f"The release's manifest is malformed: {first_fault(error)}.", _FETCH_AGAIN
         ) from error
 
 

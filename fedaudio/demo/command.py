@@ -19,7 +19,10 @@ def demo(
         Path | None, typer.Option(help="Labelled recordings; a synthetic corpus if not given.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to train.")] = 12,
-    devices: Annotated[int, typer.Option(min=1, help="Devices; they share the training speakers.")] = 4,
+    devices: Annotated[int, typer.Option(min=1, help="Devices; they share the training clips.")] = 4,
+    partition: Annotated[
+        str, typer.Option(help="How they share: by speaker, iid, or dirichlet:ALPHA over labels.")
+    ] = "speaker",
     dp: Annotated[bool, typer.Option("--dp/--no-dp", help="Train under differential privacy.")] = False,
     unseen: Annotated[
         str,
@@ -36,14 +39,17 @@ def demo(
     from fedaudio.demo.run import DemoConfig, run_demo
     from fedaudio.demo.view import DemoView
 
-    config = DemoConfig(data, rounds, devices, dp, tuple(_names(unseen)), seed)
+    config = DemoConfig(data, rounds, devices, partition, dp, tuple(_names(unseen)), seed)
     console = Console(stderr=as_json)
     work = Path(tempfile.mkdtemp(prefix="fedaudio-demo-"))
     try:
         with DemoView(console, rounds) as view:
-            results = run_demo(config, work, out, view.update)
+            results = run_demo(config, work, out, view.tell, view.update)
     except BaseException:
-        console.print(f"Logs are in {work}.", highlight=False)
+        if any(work.glob("*.log")):
+            console.print(f"Logs are in {work}.", highlight=False)
+        else:
+            shutil.rmtree(work, ignore_errors=True)
         raise
     shutil.rmtree(work, ignore_errors=True)
     if as_json:

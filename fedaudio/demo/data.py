@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,11 @@ import soundfile
 
 from common.audio.reading import read_audio
 from common.data.clips import Clip, Clips
-from common.data.partitions import by_speaker
+from common.data.partitions import by_dirichlet, by_speaker, iid
 from common.data.splits import hold_out
 from common.data.synthetic.corpus import make_corpus
 from common.data.synthetic.streams import make_stream
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from common.results import Speakers
 
 VOICES, WORDS, TAKES = 26, 10, 8
@@ -42,7 +43,9 @@ class DemoData:
         return Clips(clip for share in self.devices for clip in share).labels
 
 
-def prepare(source: Path | None, work: Path, *, devices: int, unseen: Collection[str], seed: int) -> DemoData:
+def prepare(
+    source: Path | None, work: Path, *, devices: int, partition: str, unseen: Collection[str], seed: int
+) -> DemoData:
     """Divide the clips in `source`, or a synthetic corpus made in `work`, over `devices` and the rest.
 
     A fifth of the speakers (of the folds, where those are what is known) is unseen, drawn from `seed` unless
@@ -69,7 +72,7 @@ def prepare(source: Path | None, work: Path, *, devices: int, unseen: Collection
     rest, unseen_clips = hold_out(clips, kept, by)
     training, validation = hold_out(rest, validating, by) if validating else (rest, Clips())
     return DemoData(
-        by_speaker(training, devices, np.random.default_rng(seed)),
+        _share_out(training, devices, partition, np.random.default_rng(seed)),
         validation,
         unseen_clips,
         Speakers(
@@ -88,6 +91,19 @@ def write_stream(clips: Clips, path: Path, seed: int) -> None:
     sounds = [(read_audio(clips[index].path), clips[index].label) for index in some]
     samples, _ = make_stream(sounds, STREAM_SECONDS, rng)
     soundfile.write(path, samples, 16_000, subtype="PCM_16")
+
+
+def _share_out(clips: Clips, devices: int, partition: str, rng: np.random.Generator) -> list[Clips]:
+    match partition.split(":"):
+        case ["speaker"]:
+            return by_speaker(clips, devices, rng)
+        case ["iid"]:
+            return iid(clips, devices, rng)
+        case ["dirichlet", alpha] if re.fullmatch(r"\d*\.?\d+", alpha) and float(alpha) > 0:
+            return by_dirichlet(clips, devices, float(alpha), rng)
+    raise ConfigError(
+        "FA-6004", f"'{partition}' is no way to share clips out.", "Use speaker, iid, or dirichlet:0.5."
+    )
 
 
 def _name(clip: Clip, by: str) -> str | None:

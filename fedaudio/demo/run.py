@@ -35,16 +35,20 @@ class DemoConfig:
     data: Path | None
     rounds: int
     devices: int
+    partition: str
     dp: bool
     unseen: tuple[str, ...]
     seed: int
 
 
+Teller = Callable[[str], None]
+"""Told in words what is being done, before the first round."""
+
 Watcher = Callable[[float, Sequence[RoundResult], Sequence[device_status.Status]], None]
 """Told the initial accuracy, the rounds so far and the devices, a few times a second."""
 
 
-def run_demo(config: DemoConfig, work: Path, out: Path | None, watch: Watcher) -> Results:
+def run_demo(config: DemoConfig, work: Path, out: Path | None, tell: Teller, watch: Watcher) -> Results:
     """Run the whole federation in `work` and return what it came to.
 
     Args:
@@ -53,7 +57,15 @@ def run_demo(config: DemoConfig, work: Path, out: Path | None, watch: Watcher) -
     Raises:
         FedAudioError: anything that went wrong; the processes are ended and the logs are in `work`.
     """
-    data = prepare(config.data, work, devices=config.devices, unseen=config.unseen, seed=config.seed)
+    tell("Making a corpus of synthetic words" if config.data is None else f"Reading {config.data}")
+    data = prepare(
+        config.data,
+        work,
+        devices=config.devices,
+        partition=config.partition,
+        unseen=config.unseen,
+        seed=config.seed,
+    )
     settings = ServerSettings(
         port=0,
         task=Task(labels=data.labels, clip_seconds=data.clip_seconds),
@@ -62,6 +74,7 @@ def run_demo(config: DemoConfig, work: Path, out: Path | None, watch: Watcher) -
         seed=config.seed,
     )
     judge = Validation(data.unseen, settings.task, work / "judge")
+    tell(f"Starting a coordinator and {config.devices} devices, each with its own clips")
     with DemoFleet(work, settings, data, config.seed) as fleet:
         scores = Scores(fleet, judge)
         order = Registry(fleet.server.database).place_order(config.rounds)
@@ -147,6 +160,7 @@ def _summary(config: DemoConfig, data: DemoData, scores: Scores, devices: Sequen
             "data": str(config.data) if config.data else "synthetic words",
             "rounds": config.rounds,
             "devices": config.devices,
+            "partition": config.partition,
             "dp": config.dp,
             "seed": config.seed,
             "clip_seconds": data.clip_seconds,

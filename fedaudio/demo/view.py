@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -35,6 +36,13 @@ class DemoView:
     ) -> None:
         if self._console.is_terminal:
             self._live.stop()
+
+    def tell(self, text: str) -> None:
+        """Say what is being done before there is anything to show."""
+        if self._console.is_terminal:
+            self._live.update(Spinner("dots", text))
+        else:
+            self._console.print(text, highlight=False)
 
     def update(self, initial: float, rounds: Sequence[RoundResult], devices: Sequence[Status]) -> None:
         """Show the state of things."""

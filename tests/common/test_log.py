@@ -8,7 +8,10 @@ import subprocess
 import sys
 from textwrap import dedent
 
-from common.log import JsonLines
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.log import JsonLines, printable
 
 SCRIPT = dedent("""
     import logging, sys
@@ -42,9 +45,19 @@ def test_json_lines_hold_one_object_each() -> None:
 def test_text_goes_to_standard_error_and_libraries_are_quiet() -> None:
     done = run("text")
     assert done.stdout == ""
-    assert "fl_client.link: linked to Zürich" in done.stderr
+    assert "fl_client.link: linked to Zürich\\n\n" in done.stderr
     assert "chatter" not in done.stderr
     assert "trouble" in done.stderr
+    assert 'Traceback (most recent call last):\n  File "' in done.stderr
+
+
+@given(st.text())
+def test_printable_text_is_one_line_and_moves_no_cursor(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert len(shown.splitlines()) <= 1
+    if text.isprintable():
+        assert shown == text
 
 
 def test_a_message_that_is_not_text_is_still_one_line() -> None:

@@ -15,7 +15,6 @@ from common.protocol.answer import PrivacySpent, Refusal, encode_answer, encode_
 from common.protocol.plan import Plan, Privacy
 from common.protocol.release import Metrics
 from common.protocol.tensors import Weights, encode_weights
-from fl_server.fleet import Reply
 from fl_server.rounds import Collected, draw_cohort, evaluate_cohort, make_plan, train_cohort
 from fl_server.settings import ServerSettings
 from tests.fl_server.made_fleet import (
@@ -204,13 +203,12 @@ def test_too_few_valid_updates_make_the_round_void(
         assert collected.failures[0].reason in caught.value.happened
 
 
-@pytest.mark.parametrize("limit", [0.1, 1 / 3, 1.0, 70.0, 100.0])
+@pytest.mark.parametrize("limit", [0.5, 64.0, 91.36, 100.0])
 def test_updates_right_at_the_limit_are_taken_however_many_there_are(limit: float) -> None:
-    # The largest norm in one value: the sum is then as large as it can be.
+    # The largest norm in one value: the sum is then as large as it can be. 91.36 is a little more as a float32,
+    # but the root of its square is not.
     delta = {name: np.zeros(shape, np.float32) for name, shape in SCHEMA.items()}
-    value = np.float32(limit)
-    # 0.1 as a float32 is a little more than 0.1, but its square, as a float32, is not more than 0.01.
-    delta["bias"][0] = value if value**2 <= limit**2 else np.nextafter(value, np.float32(0))
+    delta["bias"][0] = np.float32(limit)
     settings = make_settings(rounds={"max_update_norm": limit})
     mean, collected, _ = train({node: with_delta(f"d{node}", delta) for node in range(37)}, settings)
     assert collected.failures == []
@@ -314,4 +312,3 @@ class TestCohort:
 def test_late_replies_are_named_by_node() -> None:
     _, collected, _ = train({1_234_567: lambda plan: [], 2: good("a", 1)})
     assert [(failure.who, failure.code) for failure in collected.failures] == [("node 4567", "FA-5005")]
-    assert Reply(1, None).failure == ""

@@ -52,13 +52,13 @@ def _read(manifest: Path) -> Corpus:
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("words")
-    return _read(make_corpus(folder, kind="words", voices=SPEAKERS, labels=10, takes=5, seed=1))
+    return _read(make_corpus(folder, kind="words", voices=SPEAKERS, labels=10, takes=8, seed=1))
 
 
 @pytest.fixture(scope="module")
 def textures(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("textures")
-    return _read(make_corpus(folder, kind="textures", voices=SPEAKERS, labels=8, takes=5, seed=1))
+    return _read(make_corpus(folder, kind="textures", voices=SPEAKERS, labels=8, takes=8, seed=1))
 
 
 def _files(folder: Path) -> dict[str, bytes]:

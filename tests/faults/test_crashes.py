@@ -1,0 +1,123 @@
+"""kill -9, at every process in turn: the federation goes on, and the order it had is finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from fl_server.registry import failures_of
+from tests.processes import Federation, children_of
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """A coordinator and two slow devices; every test leaves it running."""
+    rounds = {"min_devices": 2, "answer_seconds": 30, "evaluate": False}
+    with Federation(tmp_path_factory.mktemp("crashes"), {"rounds": rounds}) as federation:
+        federation.start_server()
+        federation.start_light_devices("devices", "kitchen=slow", "cellar=slow")
+        federation.wait_online(2)
+        yield federation
+
+
+def running_round(federation: Federation) -> bool:
+    rounds = federation.registry.rounds()
+    return bool(rounds) and rounds[-1].state == "running"
+
+
+def assert_history(federation: Federation) -> None:
+    """Nothing is left half done, no round number is used twice and every version has its folder."""
+    rounds = federation.registry.rounds()
+    assert {row.state for row in rounds} <= {"done", "void"}
+    assert [row.round for row in rounds] == list(range(1, len(rounds) + 1))
+    versions = [row.version for row in rounds if row.state == "done"]
+    assert versions == list(range(1, len(versions) + 1))
+    for version in (0, *versions):
+        manifest = federation.release(version).manifest
+        assert manifest.version == version
+        assert manifest.parent == (version - 1 if version else None)
+    assert [model.version for model in federation.registry.models()] == [0, *versions]
+
+
+def test_the_coordinator_in_the_middle_of_a_round(federation: Federation) -> None:
+    order = federation.registry.place_order(2)
+    federation.wait(lambda: running_round(federation), "a round")
+    federation.kill("server")
+    assert federation.last_round().state == "running"
+
+    federation.start_server()
+    assert federation.registry.rounds()[-1].round == 1 or running_round(federation)
+    finished = federation.finish(order)
+    assert (finished.state, finished.done) == ("done", 2)
+    assert [row.state for row in federation.registry.rounds()] == ["void", "done", "done"]
+    assert_history(federation)
+
+
+def test_the_coordinator_between_rounds(federation: Federation) -> None:
+    before = federation.last_round()
+    newest = before.version or 0
+    federation.kill("server")
+    order = federation.registry.place_order(1)
+    federation.start_server()
+    # Nobody restarted the devices: they found the coordinator again by themselves.
+    assert federation.finish(order).state == "done"
+    assert federation.last_round().base == newest
+    assert federation.release(newest + 1).manifest.parent == newest
+    assert_history(federation)
+
+
+def test_the_front(federation: Federation) -> None:
+    server = federation.processes["server"]
+    (front,) = children_of(server.pid)
+    order = federation.registry.place_order(2)
+    federation.wait(lambda: running_round(federation), "a round")
+    os.kill(front, signal.SIGKILL)
+    finished = federation.finish(order)
+    assert (finished.state, finished.done) == ("done", 2)
+    assert server.poll() is None
+    assert children_of(server.pid) != [front]
+    assert_history(federation)
+
+
+def test_a_device_in_the_middle_of_a_round(tmp_path_factory: pytest.TempPathFactory) -> None:
+    rounds = {"min_devices": 2, "answer_seconds": 4, "evaluate": False}
+    with Federation(tmp_path_factory.mktemp("device"), {"rounds": rounds}) as federation:
+        federation.start_server()
+        federation.start_light_devices("lasting", "kitchen=honest")
+        dying = federation.start_light_devices("dying", "cellar=die")
+        federation.wait_online(2)
+        order = federation.registry.place_order(1)
+        dying.wait(timeout=60)
+        del federation.processes["dying"]
+        assert federation.finish(order).state == "done"
+        row = federation.last_round()
+        assert (row.cohort, row.participants, row.failed) == (2, 1, 1)
+        assert failures_of(row)[0]["code"] == "FA-5005"
+        assert row.seconds < 4 + 6
+
+
+def test_the_coordinator_takes_its_front_along(tmp_path_factory: pytest.TempPathFactory) -> None:
+    import psutil
+
+    with Federation(tmp_path_factory.mktemp("orphans"), {}) as federation:
+        server = federation.start_server()
+        front = psutil.Process(children_of(server.pid)[0])
+        os.kill(server.pid, signal.SIGKILL)
+        front.wait(timeout=60)
+        assert not front.is_running()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_stops_quietly(number: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with Federation(tmp_path_factory.mktemp("stop"), {}) as federation:
+        server = federation.start_server()
+        federation.start_light_devices("devices", "kitchen=honest")
+        federation.wait_online(1)
+        server.send_signal(number)
+        assert server.wait(timeout=60) == 0
+        del federation.processes["server"]
+        for trouble in ("Traceback", "ERROR", "Fatal"):
+            assert trouble not in federation.log("server")
