@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -130,9 +131,9 @@ def listen(
     home: Home = None,
 ) -> None:
     """Listen with the newest model and print events as JSON lines."""
-    from fl_client.listen.__main__ import main
-
-    raise typer.Exit(main(["--home", str(_existing(home).root), "--source", source]))
+    # In this process's place, for a listener carries nothing that it does not need.
+    command = [sys.executable, "-m", "fl_client.listen", "--home", str(_existing(home).root)]
+    os.execv(sys.executable, [*command, "--source", source])  # noqa: S606
 
 
 def _existing(home: Path | None) -> DeviceHome:

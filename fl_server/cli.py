@@ -20,7 +20,6 @@ from rich.text import Text
 from common.errors import CoordinatorError
 from common.log import printable
 from fl_server.home import CoordinatorHome
-from fl_server.registry import Registry
 
 app = typer.Typer(help="The coordinator: runs rounds and releases models.", invoke_without_command=True)
 models = typer.Typer(help="Released versions.", no_args_is_help=True)
@@ -98,6 +97,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Ask the running coordinator for rounds and follow them to the end."""
+    from fl_server.registry import Registry
+
     place = _existing(home)
     registry = Registry(place.database)
     _require_running(place)

@@ -161,6 +161,8 @@ class Coordinator:
         try:
             mean_delta = train_cohort(fleet, settings, plan, data, schema, cohort, trained)
         finally:
+            # What a device has spent is spent, whatever becomes of the round.
+            self._note_contributions(row.round, trained)
             _describe(row, trained)
 
         optimizer = ServerOptimizer(base.weights, settings.optimizer)
@@ -169,7 +171,7 @@ class Coordinator:
         candidate = optimizer.step(mean_delta)
 
         metrics = Metrics()
-        if settings.rounds.evaluate:
+        if settings.devices_evaluate:
             evaluated = Collected()
             metrics = evaluate_cohort(fleet, plan, candidate, schema, cohort, evaluated)
             _describe(row, evaluated)
@@ -179,13 +181,12 @@ class Coordinator:
 
         row.participants = len(trained.reports)
         row.loss = sum(report.loss for report in trained.reports) / len(trained.reports)
-        self._note_contributions(row.round, trained)
         row.version = self._versions.publish(
             candidate,
             base,
             metrics=metrics,
             participants=row.participants,
-            privacy=self._largest_spending(trained),
+            privacy=self._largest_spending(),
             optimizer_memory=optimizer.memory(),
         )
 
@@ -204,13 +205,12 @@ class Coordinator:
                     )
                 )
 
-    def _largest_spending(self, trained: Collected) -> PrivacySpent | None:
+    def _largest_spending(self) -> PrivacySpent | None:
         """What the device that has spent most has spent over all rounds, by composition."""
-        totals = [
-            compose(self._registry.spent(report.device), report.privacy.delta)
-            for report in trained.reports
-            if report.privacy is not None
-        ]
+        if self._settings.privacy is None:
+            return None
+        spendings = [self._registry.spent(device) for device, _, _ in self._registry.devices()]
+        totals = [compose(spent, self._settings.privacy.delta) for spent in spendings if spent]
         return max(totals, key=lambda total: total.epsilon, default=None)
 
     def _save(self, row: Round) -> None:

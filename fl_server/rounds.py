@@ -63,7 +63,7 @@ def make_plan(settings: ServerSettings, run: str, number: int, weights: bytes) -
         recipe=settings.recipe,
         privacy=settings.privacy,
         base=sha256(weights),
-        holdout=settings.rounds.holdout if settings.rounds.evaluate else 0.0,
+        holdout=settings.rounds.holdout if settings.devices_evaluate else 0.0,
         seed=settings.seed,
         seconds=settings.rounds.answer_seconds,
     )

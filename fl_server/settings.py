@@ -21,7 +21,9 @@ class RoundSettings(Settings):
     min_answers: int = Field(1, ge=1, description="valid updates without which a round is void")
     wait_seconds: float = Field(120, gt=0, description="how long to wait for min_devices")
     answer_seconds: float = Field(600, gt=0, description="how long devices have to answer")
-    evaluate: bool = Field(True, description="let devices evaluate each candidate on held-out clips")
+    evaluate: bool = Field(
+        True, description="let devices evaluate each candidate on held-out clips; never under privacy"
+    )
     holdout: float = Field(0.1, ge=0, le=0.5, description="share of a device's clips kept for that")
     weighting: Literal["uniform", "clips"] = Field(
         "uniform",
@@ -43,3 +45,8 @@ class ServerSettings(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     validation: Path | None = Field(None, description="folder of the coordinator's own labelled clips")
     seed: int = Field(0, ge=0)
+
+    @property
+    def devices_evaluate(self) -> bool:
+        """Whether devices are asked how a candidate does on their clips: exact counts are not private."""
+        return self.rounds.evaluate and self.privacy is None
