@@ -36,7 +36,7 @@ def printable(text: str) -> str:
 
 
 def configure_logging(
-    *, json_lines: bool, level: int = logging.INFO, quiet: Sequence[str] = ("flwr", "httpx")
+    *, json_lines: bool, level: int = logging.INFO, quiet: Sequence[str] = ("flwr", "httpx", "onnx_ir")
 ) -> None:
     """Log to standard error; loggers named in `quiet` only warn."""
     handler = logging.StreamHandler()

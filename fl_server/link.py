@@ -24,11 +24,12 @@ from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
     PullAppMessagesRequest,
     PullTaskInputRequest,
+    SendTaskHeartbeatRequest,
 )
 from flwr.supercore.auth.typing import AccountInfo
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
 from flwr.supercore.fab import Fab
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
 from flwr.supercore.inflatable.inflatable_utils import (
@@ -64,7 +65,8 @@ clientapp = "fl_client.app:unused"
 UPLOAD_WAIT_SECONDS = 30.0
 """A reply is announced before its parts arrive; a device that dies in between holds a round up this long."""
 
-TRANSPORT_RETRY_SECONDS = 10.0
+TRANSPORT_RETRY_SECONDS = 3.0
+"""The front is a child process on this machine: what is refused for so long does not come back."""
 
 
 def make_superlink(secret: bytes) -> FastAPI:
@@ -119,7 +121,9 @@ class CoordinatorGrid(HttpGrid):
         super().__init__(address, insecure=True, token=token)
         # Fail instead of waiting forever for a SuperLink that has died: the coordinator starts a new one.
         self._retry_invoker.max_time = TRANSPORT_RETRY_SECONDS
-        self._heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(self._runtime_client))
+        # When its run is over, as after a suspended machine wakes, Flower would interrupt the whole process.
+        self._retry_invoker.should_giveup = _is_refusal
+        self._heartbeat = HeartbeatSender(self._beat)
 
     @classmethod
     def claim(cls, address: str, secret: bytes) -> CoordinatorGrid:
@@ -196,6 +200,18 @@ class CoordinatorGrid(HttpGrid):
         if self._heartbeat.is_running:
             self._heartbeat.stop()
         super().close()
+
+    def _beat(self) -> bool:
+        try:
+            self._runtime_client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+        except httpx.HTTPError:
+            return False
+        return True
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the SuperLink answered, and asking it again is of no use."""
+    return isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error
 
 
 def _unavailable(run_id: int, reply_to: str) -> Message:

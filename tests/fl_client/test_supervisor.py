@@ -1,0 +1,80 @@
+"""The supervisor: a child that dies comes back, later and later; nobody is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from fl_client.supervisor import LONGEST_PAUSE_SECONDS, Child
+from tests.processes import wait_for
+
+WAITS = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+STUBBORN = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"]
+
+
+def pid_of(child: Child) -> int:
+    assert child.process is not None
+    return child.process.pid
+
+
+def test_a_killed_child_is_started_again() -> None:
+    child = Child("waiting", WAITS)
+    child.watch()
+    first = pid_of(child)
+    os.kill(first, signal.SIGKILL)
+
+    def back() -> bool:
+        child.watch()
+        return child.process is not None and child.process.pid != first
+
+    wait_for(back, "another process")
+    child.stop()
+    assert child.process is not None
+    assert child.process.poll() is not None
+
+
+def test_the_pause_grows_and_is_bounded() -> None:
+    child = Child("failing", [sys.executable, "-c", "raise SystemExit(3)"])
+    pauses = []
+    for _ in range(10):
+        child.start()
+        assert child.process is not None
+        child.process.wait()
+        # Restarting is in the future now, so this only takes note of the death.
+        child.watch()
+        pauses.append(child.restart_at - time.monotonic())
+    assert child.failures == 10
+    assert all(later >= earlier - 0.1 for earlier, later in zip(pauses, pauses[1:], strict=False))
+    assert LONGEST_PAUSE_SECONDS - 1 < pauses[-1] <= LONGEST_PAUSE_SECONDS
+
+
+def test_a_child_that_does_not_listen_is_ended_all_the_same() -> None:
+    child = Child("stubborn", STUBBORN)
+    child.start()
+    process = psutil.Process(pid_of(child))
+    stopping = threading.Thread(target=child.stop)
+    stopping.start()
+    stopping.join(timeout=30)
+    assert not process.is_running()
+
+
+def test_a_child_ends_with_its_supervisor_however_that_ends(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from fl_client.supervisor import Child\n"
+        f"child = Child('waiting', {WAITS!r}); child.start()\n"
+        "print(child.process.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        orphan = psutil.Process(int(supervisor.stdout.readline()))
+        supervisor.kill()
+        supervisor.wait()
+        orphan.wait(timeout=30)
+    assert not orphan.is_running()
