@@ -68,7 +68,8 @@ def import_folder(
         wanted = {part.strip() for part in speakers.split(",")}
         clips = clips.filter(lambda clip: clip.speaker in wanted)
     columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("importing", total=len(clips))
         report = import_clips(
             clips, place.clips, progress=lambda done, total: progress.update(bar, completed=done, total=total)

@@ -104,7 +104,8 @@ def train(
     _require_running(place)
     order = registry.place_order(rounds)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("training", total=rounds)
         while (order := registry.order(order.id)).state == "open":
             _require_running(place)

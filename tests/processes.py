@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import psutil
 import soundfile
 
 from common.protocol.release import Release, load_release
@@ -42,9 +43,14 @@ def free_port() -> int:
         return port
 
 
-def wait_for(condition: Callable[[], bool], what: str, check: Callable[[], None] = lambda: None) -> None:
-    """Return when `condition` holds; fail if it does not in time, or if `check` does."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_for(
+    condition: Callable[[], bool],
+    what: str,
+    check: Callable[[], None] = lambda: None,
+    patience: float = PATIENCE_SECONDS,
+) -> None:
+    """Return when `condition` holds; fail if it does not within `patience` seconds, or if `check` does."""
+    deadline = time.monotonic() + patience
     while not condition():
         check()
         assert time.monotonic() < deadline, f"waited in vain for {what}"
@@ -172,7 +178,9 @@ class Federation:
             assert status is None, f"{name} ended with {status}:\n{self.log(name)[-3000:]}"
 
 
-def run_cli(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    *arguments: str, env: Mapping[str, str] | None = None, patience: float = PATIENCE_SECONDS
+) -> subprocess.CompletedProcess[str]:
     """Run `fedaudio arguments` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "fedaudio", *arguments],
@@ -180,13 +188,11 @@ def run_cli(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | dict(env or {}),
-        timeout=PATIENCE_SECONDS,
+        timeout=patience,
         check=False,
     )
 
 
 def children_of(pid: int) -> Sequence[int]:
     """Process ids of the children of `pid`, in the order they were started."""
-    import psutil
-
     return [child.pid for child in psutil.Process(pid).children()]

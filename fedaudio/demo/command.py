@@ -18,7 +18,7 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Labelled recordings; a synthetic corpus if not given.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds to train.")] = 12,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to train.")] = 8,
     devices: Annotated[int, typer.Option(min=1, help="Devices; they share the training clips.")] = 4,
     partition: Annotated[
         str, typer.Option(help="How they share: by speaker, iid, or dirichlet:ALPHA over labels.")
