@@ -87,7 +87,7 @@ def grow(way: str, folder: Path, schema: Schema) -> float:
     devices = Devices(folder)
     peak = Peak()
     if way == "folded":
-        train_cohort(devices, SETTINGS, PLAN, b"", schema, devices.online(), Collected())
+        train_cohort(devices, SETTINGS, PLAN, b"", schema, devices.online(), Collected(), lambda report: None)
     else:
         kept = [
             decode_weights(reply.data, schema)
@@ -127,7 +127,16 @@ def main() -> None:
     print(f"  folded in as they arrive   {grown['folded']:6.2f}")
     print(f"  kept, then averaged        {grown['kept']:6.2f}")
     if options.json:
-        print(json.dumps({"updates": options.updates, "values": options.values, "growth_in_models": grown}))
+        print(
+            json.dumps(
+                {
+                    "benchmark": "aggregation_memory",
+                    "updates": options.updates,
+                    "values": options.values,
+                    "growth_in_models": grown,
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

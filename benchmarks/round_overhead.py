@@ -262,7 +262,7 @@ def main() -> None:
                 f"{name:14} {devices:3} devices: {took.median:6.2f} s a round, {took.first:6.2f} s the first"
             )
     if options.json:
-        print(json.dumps(results))
+        print(json.dumps({"benchmark": "round_overhead", "results": results}))
 
 
 if __name__ == "__main__":

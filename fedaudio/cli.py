@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 import fedaudio
 from common.errors import FedAudioError
+from common.log import printable
 from fedaudio.demo.command import demo
 from fl_client import cli as client
 from fl_server import cli as server
@@ -25,14 +27,23 @@ app.add_typer(client.app, name="client")
 app.command()(demo)
 
 
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 @app.callback(invoke_without_command=True)
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
+    log_format: Annotated[
+        LogFormat, typer.Option(help="How to log: text, or json, one object a line.")
+    ] = LogFormat.TEXT,
 ) -> None:
     """Devices learn one shared audio model without their audio leaving them."""
     # Child processes inherit this.
-    os.environ["FEDAUDIO_LOG_FORMAT"] = log_format
+    os.environ["FEDAUDIO_LOG_FORMAT"] = log_format.value
     if version:
         typer.echo(fedaudio.__version__)
 
@@ -46,5 +57,6 @@ def main() -> None:
             document = {"error": error.code, "happened": error.happened, "remedy": error.remedy}
             typer.echo(json.dumps(document))
         else:
-            typer.echo(f"{error.code}: {error.happened}\n{error.remedy}", err=True)
+            # What happened may be in the words of a peer.
+            typer.echo(f"{error.code}: {printable(error.happened)}\n{error.remedy}", err=True)
         sys.exit(error.status)

@@ -134,7 +134,7 @@ def listen(
     """Listen with the newest model and print events as JSON lines."""
     # In this process's place, for a listener carries nothing that it does not need.
     command = [sys.executable, "-m", "fl_client.listen", "--home", str(_existing(home).root)]
-    os.execv(sys.executable, [*command, "--source", source])  # noqa: S606
+    os.execv(sys.executable, [*command, "--source", source, "--no-status"])  # noqa: S606
 
 
 def _existing(home: Path | None) -> DeviceHome:

@@ -36,6 +36,23 @@ def read_frame_until(descriptor: int, deadline: float) -> bytes | None:
     return None if head is None else _read_exactly(descriptor, int.from_bytes(head, "big"), deadline)
 
 
+def write_frame_until(descriptor: int, data: bytes, deadline: float) -> None:
+    """As `write_frame` on a descriptor that does not block.
+
+    Raises:
+        TimeoutError: the frame was not taken whole at `deadline` (monotonic seconds).
+        OSError: the other side has closed.
+    """
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_WRITE)
+        for part in (len(data).to_bytes(LENGTH, "big"), data):
+            rest = memoryview(part)
+            while rest:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError
+                rest = rest[os.write(descriptor, rest) :]
+
+
 def _read_exactly(descriptor: int, count: int, deadline: float) -> bytes | None:
     data = bytearray()
     with selectors.DefaultSelector() as selector:

@@ -35,6 +35,6 @@ def initialise(home: DeviceHome, *, server: str, ca: Path, name: str, source: st
         ) from error
     make_folder(home.root)
     make_folder(home.coordinator_certificate.parent, mode=0o700)
-    make_folder(home.clips)
+    make_folder(home.clips, mode=0o700)
     write_atomic(home.coordinator_certificate, certificate)
     write_atomic(home.config, tomli_w.dumps(document).encode())

@@ -54,6 +54,9 @@ BUSY_POLL_SECONDS, IDLE_POLL_SECONDS, BUSY_FOR_SECONDS = 0.05, 1.0, 10.0
 
 OBJECT_WAIT_SECONDS = 60.0
 
+LARGEST_MESSAGE = 256 << 20
+"""Bytes of all parts of a message; as much as the largest file of a release."""
+
 
 class LinkLostError(Exception):
     """The coordinator is away or no longer knows this node."""
@@ -119,7 +122,7 @@ class FleetLink:
         """The next message for this device, whole, or None.
 
         Raises:
-            LinkLostError: the coordinator is away or has forgotten this node.
+            LinkLostError: the coordinator is away, has forgotten this node or sent more than `LARGEST_MESSAGE`.
         """
         if self._lost.is_set():
             raise LinkLostError("the coordinator no longer knows this device")
@@ -130,7 +133,7 @@ class FleetLink:
             head = message_from_proto(pulled.messages_list[0])
             run_id, message_id = head.metadata.run_id, head.metadata.message_id
             wanted = [tree.object_id for tree in iterate_object_tree(pulled.message_object_trees[0])]
-            objects = {name: self._pull(run_id, name) for name in wanted}
+            objects = self._pull_all(run_id, wanted)
             self._client.ConfirmMessageReceived(
                 ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=message_id)
             )
@@ -180,6 +183,16 @@ class FleetLink:
         except httpx.HTTPError as error:
             raise LinkLostError(str(error)) from error
 
+    def _pull_all(self, run_id: int, names: list[str]) -> dict[str, bytes]:
+        objects: dict[str, bytes] = {}
+        room = LARGEST_MESSAGE
+        for name in names:
+            objects[name] = self._pull(run_id, name)
+            room -= len(objects[name])
+            if room < 0:
+                raise LinkLostError(f"the coordinator sent a message of more than {LARGEST_MESSAGE >> 20} MB")
+        return objects
+
     def _pull(self, run_id: int, name: str) -> bytes:
         if name in self._known_objects:
             return self._known_objects[name]
@@ -198,19 +211,23 @@ class FleetLink:
         raise LinkLostError(f"a part of the message never arrived ({name[:12]})")
 
     def _beat(self) -> None:
-        while not self._closed.wait(HEARTBEAT_SECONDS / 2.5):
-            try:
-                answer = self._client.SendNodeHeartbeat(
-                    SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
-                )
-                known = answer.success
-            except httpx.TransportError:
-                continue
-            except httpx.HTTPStatusError as error:
-                known = error.response.status_code >= 500
-            if not known:
-                self._lost.set()
-                return
+        try:
+            while not self._closed.wait(HEARTBEAT_SECONDS / 2.5) and self._is_known():
+                pass
+        finally:
+            # Without a heart this node is as good as forgotten, whatever stopped it.
+            self._lost.set()
+
+    def _is_known(self) -> bool:
+        try:
+            answer = self._client.SendNodeHeartbeat(
+                SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
+            )
+        except httpx.TransportError:
+            return True
+        except httpx.HTTPStatusError as error:
+            return error.response.status_code >= 500
+        return bool(answer.success)
 
 
 def answer_messages(link: FleetLink, app: ClientApp, stop: threading.Event) -> None:

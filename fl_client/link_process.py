@@ -6,12 +6,14 @@ Run as `python -m fl_client.link_process HOME`; it ends when standard input does
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from common.files import StorageError, write_atomic
@@ -24,6 +26,8 @@ from fl_client.release_feed import follow_releases
 from fl_client.settings import DeviceSettings
 from fl_client.store import ModelStore
 from fl_client.training_process import TrainingProcess
+
+log = logging.getLogger(__name__)
 
 
 class LinkStatus:
@@ -65,7 +69,7 @@ class LinkStatus:
                 "bytes_up": self._up + (link.bytes_up if link else 0),
                 "bytes_down": self._down + (link.bytes_down if link else 0),
             }
-        write_atomic(self._path, json.dumps(status).encode())
+        write_atomic(self._path, json.dumps(status).encode(), mode=0o600)
 
     def _count_link(self) -> None:
         if self._link:
@@ -96,16 +100,28 @@ def main() -> None:
         finally:
             status.answered()
 
-    for target, arguments in (
-        (_end_with_parent, (end,)),
-        (_keep_status, (status, stop)),
-        (follow_releases, (settings.server, ca, ModelStore(home.models), stop, status.downloaded)),
+    failed = threading.Event()
+
+    def help_along(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            # Half a link is worse than one that the supervisor starts again.
+            log.exception("a part of the link has failed, so the link ends")
+            failed.set()
+            end()
+
+    for work in (
+        partial(_end_with_parent, end),
+        partial(_keep_status, status, stop),
+        partial(follow_releases, settings.server, ca, ModelStore(home.models), stop, status.downloaded),
     ):
-        threading.Thread(target=target, args=arguments, daemon=True).start()
+        threading.Thread(target=help_along, args=(work,), daemon=True).start()
     try:
         stay_linked(settings.server, ca, make_client_app(answer), stop, status.linked)
     finally:
         training.close()
+    sys.exit(1 if failed.is_set() else 0)
 
 
 def _end_with_parent(end: Callable[[], None]) -> None:

@@ -6,12 +6,14 @@ import logging
 import random
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import httpx
+from pydantic import ValidationError
 
 from common.errors import FedAudioError, ProtocolError
-from common.protocol.release import FILES, GRAPH, MANIFEST, parse_manifest
+from common.protocol.release import FILES, GRAPH, MANIFEST, Version, parse_manifest
+from common.settings import Settings, first_fault
 from fl_client.store import ModelStore
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,12 @@ WAIT_SECONDS = 20.0
 """How long one question for a newer version stays open; an answer comes at once when there is one."""
 
 LARGEST_FILE = 256 << 20
+
+
+class Announcement(Settings):
+    """The coordinator's answer to the question for a newer version."""
+
+    version: Version
 
 
 def follow_releases(
@@ -44,7 +52,7 @@ def follow_releases(
                     release = store.install(_download(client, version, store, on_bytes))
                     log.info("version %d is in the store", release.version)
                 tries = 0
-            except (httpx.HTTPError, FedAudioError, ValueError) as error:
+            except (httpx.HTTPError, FedAudioError) as error:
                 log.warning("no release: %s", error)
                 stop.wait(random.uniform(0.5, 1.0) * min(10.0, 0.5 * 2**tries))  # noqa: S311 - jitter
                 tries = min(tries + 1, 8)
@@ -52,37 +60,50 @@ def follow_releases(
 
 def _newer_than(client: httpx.Client, current: int | None) -> int | None:
     after = -1 if current is None else current
-    response = client.get("/v1/releases", params={"after": after, "wait": WAIT_SECONDS})
-    response.raise_for_status()
-    return int(response.json()["version"]) if response.status_code == httpx.codes.OK else None
+    answer = _get(client, "/v1/releases", params={"after": str(after), "wait": str(WAIT_SECONDS)})
+    if not answer:
+        return None
+    try:
+        return Announcement.model_validate_json(answer).version
+    except ValidationError as error:
+        raise ProtocolError(
+            "FA-3014", f"The announcement of a release is malformed: {first_fault(error)}.", "Update the device."
+        ) from error
 
 
 def _download(
     client: httpx.Client, version: int, store: ModelStore, on_bytes: Callable[[int], None]
 ) -> dict[str, bytes]:
-    files = {MANIFEST: _fetch(client, version, MANIFEST, on_bytes)}
-    wanted = parse_manifest(files[MANIFEST]).graph.digest
+    def fetch(name: str) -> bytes:
+        data = _get(client, f"/v1/releases/{version}/{name}")
+        on_bytes(len(data))
+        return data
+
+    files = {MANIFEST: fetch(MANIFEST)}
+    manifest = parse_manifest(files[MANIFEST])
+    if manifest.version != version:
+        raise ProtocolError(
+            "FA-3015",
+            f"What was announced as version {version} calls itself version {manifest.version}.",
+            "Ask the coordinator's operator.",
+        )
     current = store.load_current()
-    if current is not None and current.manifest.graph.digest == wanted:
+    if current is not None and current.manifest.graph.digest == manifest.graph.digest:
         # One graph serves every version of an architecture.
         files[GRAPH] = current.graph
-    for name in FILES:
-        if name not in files:
-            files[name] = _fetch(client, version, name, on_bytes)
-    return files
+    return files | {name: fetch(name) for name in FILES if name not in files}
 
 
-def _fetch(client: httpx.Client, version: int, name: str, on_bytes: Callable[[int], None]) -> bytes:
+def _get(client: httpx.Client, path: str, params: Mapping[str, str] | None = None) -> bytes:
     data = bytearray()
-    with client.stream("GET", f"/v1/releases/{version}/{name}") as response:
+    with client.stream("GET", path, params=params) as response:
         response.raise_for_status()
         for part in response.iter_bytes():
             data += part
             if len(data) > LARGEST_FILE:
                 raise ProtocolError(
                     "FA-3013",
-                    f"The release's {name} is larger than {LARGEST_FILE >> 20} MB.",
+                    f"The coordinator's {path} is larger than {LARGEST_FILE >> 20} MB.",
                     "Check the server.",
                 )
-    on_bytes(len(data))
     return bytes(data)

@@ -19,3 +19,9 @@ class DeviceSettings(Settings):
         120.0, ge=0, description="how long training stays loaded after a round"
     )
     worker_niceness: int = Field(10, ge=0, le=19, description="listening goes before training")
+    require_privacy: bool = Field(
+        False, description="refuse to train without differential privacy, and to evaluate"
+    )
+    least_noise: float | None = Field(
+        None, gt=0, le=1000, description="smallest noise_multiplier to train with; implies require_privacy"
+    )

@@ -13,7 +13,7 @@ from contextlib import suppress
 from common.errors import FedAudioError
 from common.protocol.answer import Refusal, encode_refusal
 from common.protocol.plan import parse_plan
-from fl_client.frames import read_frame_until, write_frame
+from fl_client.frames import read_frame_until, write_frame_until
 from fl_client.home import DeviceHome
 
 log = logging.getLogger(__name__)
@@ -72,8 +72,8 @@ class TrainingProcess:
         if stdin is None or stdout is None:
             return _refuse("FA-4003", "The training process has no pipes.")
         try:
-            write_frame(stdin, plan)
-            write_frame(stdin, weights)
+            write_frame_until(stdin.fileno(), plan, deadline)
+            write_frame_until(stdin.fileno(), weights, deadline)
             answer = read_frame_until(stdout.fileno(), deadline)
         except TimeoutError:
             self._end()
@@ -81,8 +81,11 @@ class TrainingProcess:
         except OSError:
             answer = None
         if answer is None:
-            status = process.wait()
+            # It has closed its pipes, which a process that hangs may do too.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
             self._end()
+            status = process.returncode
             log.error("the training process died with status %d", status)
             return _refuse("FA-4003", f"The training process died with status {status}.")
         return answer
@@ -93,8 +96,12 @@ class TrainingProcess:
                 [sys.executable, "-m", "fl_client.worker", str(self._home.root)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                bufsize=0,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
+            if self._process.stdin is not None:
+                # A worker that does not read must not hold up the link beyond the deadline.
+                os.set_blocking(self._process.stdin.fileno(), False)
         return self._process
 
     def _end(self) -> None:

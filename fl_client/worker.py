@@ -28,7 +28,7 @@ def main() -> None:
         weights = read_frame(sys.stdin.buffer)
         if weights is None:
             return
-        write_frame(sys.stdout.buffer, answer_order(plan, weights, home, settings.name))
+        write_frame(sys.stdout.buffer, answer_order(plan, weights, home, settings))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
-"""The coordinator as an ordinary Flower `ServerApp` on the public Message API."""
+"""The fleet over Flower's public Message API."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import httpx
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.serverapp import Grid, ServerApp
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
 
 from common.protocol.plan import Plan
 from common.protocol.wire import ANSWER, BYTES_KEY, PLAN, PLAN_KEY, WEIGHTS
-from fl_server.fleet import Fleet, FleetLostError, Reply
+from fl_server.fleet import FleetLostError, Reply
 from fl_server.link import CoordinatorGrid
+
+REPORT_BYTES = 1 << 20
+"""Room for all an answer holds beside tensors as large as the weights."""
 
 
 @contextmanager
@@ -31,17 +34,6 @@ def hold_fleet(address: str, secret: bytes) -> Iterator[GridFleet]:
         yield GridFleet(grid)
     finally:
         grid.close()
-
-
-def make_server_app(work: Callable[[Fleet], None]) -> ServerApp:
-    """A `ServerApp` whose main function is `work`, for a stock Flower deployment."""
-    app = ServerApp()
-
-    def main(grid: Grid, context: Context) -> None:
-        work(GridFleet(grid))
-
-    app.main()(main)
-    return app
 
 
 class GridFleet:
@@ -69,6 +61,8 @@ class GridFleet:
         asked = {}
         for message in messages:
             asked[message.object_id] = message.metadata.dst_node_id
+        if isinstance(self._grid, CoordinatorGrid):
+            self._grid.largest_reply = len(weights) + REPORT_BYTES
         try:
             for reply in self._grid.send_and_receive(messages, timeout=plan.seconds):
                 node = asked.get(reply.metadata.reply_to_message_id)

@@ -175,8 +175,8 @@ def list_models(home: Home = None, as_json: Json = False) -> None:
 
 
 @models.command("show")
-def show_model(version: int, home: Home = None) -> None:
-    """One version's manifest, as JSON."""
+def show_model(version: int, home: Home = None, as_json: Json = False) -> None:
+    """One version's manifest, as JSON on several lines, or with --json on one."""
     from common.protocol.release import MANIFEST
     from fl_server.releases import release_folder
 
@@ -185,7 +185,8 @@ def show_model(version: int, home: Home = None) -> None:
         raise CoordinatorError(
             "FA-5007", f"There is no version {version}.", "See `fedaudio server models list`."
         )
-    typer.echo(path.read_text())
+    text = path.read_text()
+    typer.echo(json.dumps(json.loads(text)) if as_json else text)
 
 
 def _existing(home: Path | None) -> CoordinatorHome:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import IO
 
 from common.data.clips import Clips
 from common.errors import CoordinatorError, FedAudioError
 from common.files import make_folder
 from common.privacy.accounting import compose
-from common.protocol.answer import PrivacySpent
+from common.protocol.answer import PrivacySpent, Report
 from common.protocol.release import Metrics, Release
 from fl_server.app import hold_fleet
 from fl_server.fleet import Fleet, FleetLostError
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 """Void rounds in a row after which an order is given up."""
+
+FRONT_MEMORY = 2 << 30
+"""Flower never forgets what devices were sent and did not fetch, so now and then its process must go."""
 
 LOCK_TRIES = 20
 """Over a second, for whoever asks whether a coordinator runs holds the lock for a moment."""
@@ -55,19 +59,20 @@ class Coordinator:
             else None
         )
         self._port = settings.port
+        self._voids = 0
 
     def serve(self, stop: threading.Event, rounds: int | None = None) -> None:
         """Serve until `stop`; with `rounds`, order so many first, unless an earlier order is still open.
 
         Raises:
-            CoordinatorError: FA-5002, FA-5003, FA-5008.
+            CoordinatorError: FA-5002, FA-5003, FA-5008, FA-5012, FA-5013.
         """
         with self._alone():
             self._versions.repair()
             self._settle_interrupted()
-            self._versions.current()
-            if rounds is not None and self._registry.open_order() is None:
-                self._registry.place_order(rounds)
+            self._check_task(self._versions.current())
+            if rounds is not None:
+                self._order(rounds)
             while not stop.is_set():
                 # A port that was drawn is kept: devices know no other.
                 settings = self._settings.model_copy(update={"port": self._port})
@@ -76,15 +81,18 @@ class Coordinator:
                     log.info("listening on %s:%d", self._settings.host, front.port)
                     try:
                         with hold_fleet(front.private_address, front.secret) as fleet:
-                            self._take_orders(fleet, stop)
+                            self._take_orders(fleet, front, stop)
                     except FleetLostError as error:
                         log.warning("the front is gone, starting another: %s", error)
                         stop.wait(1.0)
 
-    def _take_orders(self, fleet: Fleet, stop: threading.Event) -> None:
-        voids = 0
+    def _take_orders(self, fleet: Fleet, front: FrontProcess, stop: threading.Event) -> None:
+        """Run rounds while there are orders, until `stop` or until the front has grown too large."""
         while not stop.is_set():
             self._note_presence(fleet)
+            if front.memory() > FRONT_MEMORY:
+                log.info("the front keeps what silent devices did not fetch; starting another")
+                return
             order = self._registry.open_order()
             if order is None:
                 stop.wait(0.5)
@@ -93,13 +101,40 @@ class Coordinator:
                 if not self._wait_for_devices(fleet, stop):
                     return
                 self._run_round(fleet, order)
-                voids = 0
+                self._voids = 0
             except CoordinatorError as error:
-                voids += 1
-                log.warning("%s", error)
-                if error.code != "FA-5004" or voids >= TRIES:
-                    self._fail(order, error)
-                    voids = 0
+                self._count_void(order, error, final=error.code != "FA-5004")
+            except FleetLostError:
+                lost = "The front was lost in the middle of a round."
+                self._count_void(order, CoordinatorError("FA-5014", lost, "Read the log."), final=False)
+                raise
+
+    def _count_void(self, order: Order, error: CoordinatorError, *, final: bool) -> None:
+        self._voids += 1
+        log.warning("%s", error)
+        if final or self._voids >= TRIES:
+            self._fail(order, error)
+            self._voids = 0
+
+    def _order(self, rounds: int) -> None:
+        if (earlier := self._registry.open_order()) is None:
+            self._registry.place_order(rounds)
+        else:
+            log.info("an earlier order has %d rounds left; they come first", earlier.rounds - earlier.done)
+
+    def _check_task(self, newest: Release) -> None:
+        """Refuse to go on with a model that was made for another task; only the trigger may change.
+
+        Raises:
+            CoordinatorError: FA-5012.
+        """
+        ours, its = self._settings.task, newest.manifest.task
+        if ours.model_copy(update={"trigger": its.trigger}) != its:
+            raise CoordinatorError(
+                "FA-5012",
+                f"The task in server.toml is not that of version {newest.version}.",
+                "Undo the change, or start anew in another folder with --home.",
+            )
 
     def _note_presence(self, fleet: Fleet) -> int:
         online = len(fleet.online())
@@ -159,11 +194,12 @@ class Coordinator:
         plan = make_plan(settings, self._registry.run_name(), row.round, data)
         trained = Collected()
         try:
-            mean_delta = train_cohort(fleet, settings, plan, data, schema, cohort, trained)
+            mean_delta = train_cohort(
+                fleet, settings, plan, data, schema, cohort, trained, partial(self._book, row.round)
+            )
         finally:
-            # What a device has spent is spent, whatever becomes of the round.
-            self._note_contributions(row.round, trained)
             _describe(row, trained)
+        self._note_contributions(row.round, trained)
 
         optimizer = ServerOptimizer(base.weights, settings.optimizer)
         if memory := self._versions.optimizer_memory(base.version):
@@ -173,20 +209,21 @@ class Coordinator:
         metrics = Metrics()
         if settings.devices_evaluate:
             evaluated = Collected()
-            metrics = evaluate_cohort(fleet, plan, candidate, schema, cohort, evaluated)
+            metrics = evaluate_cohort(fleet, plan, candidate, schema, trained.nodes, evaluated)
             _describe(row, evaluated)
         if self._validation:
             own = self._validation.metrics(candidate)
             metrics = metrics.model_copy(update=own.model_dump(exclude_none=True))
 
         row.participants = len(trained.reports)
-        row.loss = sum(report.loss for report in trained.reports) / len(trained.reports)
+        if settings.privacy is None:  # devices keep their loss to themselves otherwise
+            row.loss = sum(report.loss for report in trained.reports) / len(trained.reports)
         row.version = self._versions.publish(
             candidate,
             base,
             metrics=metrics,
             participants=row.participants,
-            privacy=self._largest_spending(),
+            privacy=self._largest_spending(base),
             optimizer_memory=optimizer.memory(),
         )
 
@@ -201,16 +238,25 @@ class Coordinator:
                         skipped=report.skipped,
                         loss=report.loss,
                         seconds=report.seconds,
-                        privacy=report.privacy.model_dump_json() if report.privacy else None,
                     )
                 )
 
-    def _largest_spending(self) -> PrivacySpent | None:
-        """What the device that has spent most has spent over all rounds, by composition."""
+    def _book(self, number: int, report: Report) -> None:
+        if report.privacy is not None:
+            self._registry.note_spending(number, report.device, report.privacy)
+
+    def _largest_spending(self, base: Release) -> PrivacySpent | None:
+        """What the device that has spent most has spent over all rounds, by composition.
+
+        Nothing is said of a model one of whose ancestors was trained without privacy.
+        """
         if self._settings.privacy is None:
             return None
-        spendings = [self._registry.spent(device) for device, _, _ in self._registry.devices()]
-        totals = [compose(spent, self._settings.privacy.delta) for spent in spendings if spent]
+        if base.version > 0 and base.manifest.privacy is None:
+            log.warning("version %d was not trained privately, so no epsilon is stated", base.version)
+            return None
+        delta = self._settings.privacy.delta
+        totals = [compose(spent, delta) for spent in self._registry.spendings().values()]
         return max(totals, key=lambda total: total.epsilon, default=None)
 
     def _save(self, row: Round) -> None:

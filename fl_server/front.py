@@ -11,6 +11,7 @@ output says what it listens on.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -32,8 +33,11 @@ from fl_server.home import CoordinatorHome
 from fl_server.link import make_superlink, start_run
 from fl_server.releases import current_version, release_folder
 
-PORT_TAKEN = 98
-"""Exit status when the public port is in use (EADDRINUSE)."""
+PORT_TAKEN, ADDRESS_IMPOSSIBLE = 98, 99
+"""Exit statuses when the public port is in use, or cannot be listened on for another reason."""
+
+LARGEST_REQUEST = 16 << 20
+"""Flower uploads in parts of 5 MB; nothing larger comes from an honest device."""
 
 LONGEST_POLL_SECONDS = 30.0
 LOOK_SECONDS = 0.1
@@ -48,7 +52,17 @@ class PublicFace:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fleet = scope["type"] == "http" and scope["path"].startswith("/v1/fleet/")
+        if fleet and not _has_sane_length(scope):
+            await Response(status_code=413)(scope, receive, send)
+            return
         await (self._superlink if fleet else self._own)(scope, receive, send)
+
+
+def _has_sane_length(scope: Scope) -> bool:
+    """Whether a request says how long it is, and it is not absurd; the server holds it to its word."""
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"0")
+    return b"transfer-encoding" not in headers and length.isdigit() and int(length) <= LARGEST_REQUEST
 
 
 class Newest:
@@ -65,8 +79,8 @@ class Newest:
         return self._version
 
 
-def make_routes(releases: Path) -> Starlette:
-    """Health and the download of releases."""
+def make_routes(releases: Path, stopping: threading.Event) -> Starlette:
+    """Health and the download of releases; once `stopping` is set nobody is kept waiting."""
     newest_known = Newest(releases)
 
     async def health(request: Request) -> Response:
@@ -81,7 +95,8 @@ def make_routes(releases: Path) -> Starlette:
             return Response(status_code=400)
         deadline = asyncio.get_running_loop().time() + wait
         while (version := newest_known.version()) is None or version <= after:
-            if asyncio.get_running_loop().time() >= deadline or await request.is_disconnected():
+            late = stopping.is_set() or asyncio.get_running_loop().time() >= deadline
+            if late or await request.is_disconnected():
                 return Response(status_code=204)
             await asyncio.sleep(LOOK_SECONDS)
         return JSONResponse({"version": version})
@@ -114,18 +129,18 @@ def main() -> None:
     configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json", quiet=["flwr", "uvicorn"])
     secret = bytes.fromhex(sys.stdin.readline().strip())
     public, private = _listen(host, port), _listen("127.0.0.1", 0)
-    superlink = make_superlink(secret)
+    superlink, stopping = make_superlink(secret), threading.Event()
     servers = [
         _server(superlink, lifespan="on"),
         _server(
-            PublicFace(superlink, make_routes(home.releases)),
+            PublicFace(superlink, make_routes(home.releases, stopping)),
             lifespan="off",
             ssl_certfile=str(home.certificate),
             ssl_keyfile=str(home.tls_key),
         ),
     ]
     # A thread, because a blocking read of standard input cannot be waited for on every platform.
-    threading.Thread(target=_stop_with_parent, args=servers, daemon=True).start()
+    threading.Thread(target=_stop_with_parent, args=(servers, stopping), daemon=True).start()
     run = start_run(superlink)
     ready = {"port": public.getsockname()[1], "private": private.getsockname()[1], "run": run}
     print(json.dumps(ready), flush=True)  # noqa: T201 - the parent waits for this line
@@ -150,18 +165,19 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(1024)
-    except OSError:
-        sys.exit(PORT_TAKEN)
+    except (OSError, UnicodeError) as error:
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        sys.exit(PORT_TAKEN if taken else ADDRESS_IMPOSSIBLE)
     return listener
 
 
-def _stop_with_parent(superlink: uvicorn.Server, public: uvicorn.Server) -> None:
+def _stop_with_parent(servers: list[uvicorn.Server], stopping: threading.Event) -> None:
     # Not through sys.stdin: a thread that waits there holds a lock that the interpreter needs to end.
     while os.read(sys.stdin.fileno(), 1):
         pass
-    superlink.should_exit = True
-    # Devices waiting for a release would hold up an orderly end.
-    public.should_exit = public.force_exit = True
+    stopping.set()
+    for server in servers:
+        server.should_exit = True
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ import sys
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from common.errors import CoordinatorError
-from fl_server.front import PORT_TAKEN
+from fl_server.front import ADDRESS_IMPOSSIBLE, PORT_TAKEN
 from fl_server.home import CoordinatorHome
 from fl_server.settings import ServerSettings
 
@@ -60,12 +62,25 @@ class FrontProcess:
             self._process.kill()
             self._process.wait()
 
+    def memory(self) -> int:
+        """Resident memory in bytes; 0 when it has ended."""
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0
+
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def _raise_not_started(self, settings: ServerSettings) -> None:
         status = self._process.wait()
+        if status == ADDRESS_IMPOSSIBLE:
+            raise CoordinatorError(
+                "FA-5013",
+                f"This machine cannot listen on {settings.host}, port {settings.port}.",
+                "Choose an address of this machine and a port you may use in server.toml.",
+            )
         if status == PORT_TAKEN:
             raise CoordinatorError(
                 "FA-5002",

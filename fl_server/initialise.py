@@ -24,7 +24,7 @@ def initialise(home: CoordinatorHome, settings: ServerSettings, *, names: Sequen
 
     Raises:
         CoordinatorError: FA-5010 there is one already.
-        ConfigError: FA-6003 no name.
+        ConfigError: FA-6003 no name, or one that cannot be.
         StorageError: FA-8001.
     """
     if home.config.exists():
@@ -33,9 +33,16 @@ def initialise(home: CoordinatorHome, settings: ServerSettings, *, names: Sequen
         )
     if not names:
         raise ConfigError("FA-6003", "The certificate needs a name.", "Give one with --names.")
-    make_folder(home.root)
+    try:
+        certificate, key = make_certificate(names)
+    except ValueError as error:
+        raise ConfigError(
+            "FA-6003",
+            f"A name for the certificate is impossible: {error}.",
+            "Write it in ASCII (as xn--...).",
+        ) from error
+    make_folder(home.root, mode=0o700)
     make_folder(home.certificate.parent, mode=0o700)
-    certificate, key = make_certificate(names)
     write_atomic(home.tls_key, key, mode=0o600)
     write_atomic(home.certificate, certificate)
     document = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import httpx
 from fastapi import FastAPI
@@ -62,7 +64,7 @@ clientapp = "fl_client.app:unused"
 [tool.flwr.app.config]
 """
 
-UPLOAD_WAIT_SECONDS = 30.0
+UPLOAD_WAIT_SECONDS = 10.0
 """A reply is announced before its parts arrive; a device that dies in between holds a round up this long."""
 
 TRANSPORT_RETRY_SECONDS = 3.0
@@ -124,6 +126,8 @@ class CoordinatorGrid(HttpGrid):
         # When its run is over, as after a suspended machine wakes, Flower would interrupt the whole process.
         self._retry_invoker.should_giveup = _is_refusal
         self._heartbeat = HeartbeatSender(self._beat)
+        self.largest_reply = 64 << 20
+        self._deadline = math.inf
 
     @classmethod
     def claim(cls, address: str, secret: bytes) -> CoordinatorGrid:
@@ -154,15 +158,15 @@ class CoordinatorGrid(HttpGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """Replies that have arrived to the messages in `message_ids`, each fetched when it is asked for."""
         client, run_id = self._runtime_client, self.run.run_id
-        pulled = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
         fetch = make_pull_object_fn_protobuf(client.PullObject, self.node, run_id)
+        pulled = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
         for head, tree in zip(pulled.messages_list, pulled.message_object_trees, strict=True):
             message_id, reply_to = head.metadata.message_id, head.metadata.reply_to_message_id
             try:
                 objects = pull_objects(
                     [part.object_id for part in iterate_object_tree(tree)],
-                    fetch,
-                    max_time=UPLOAD_WAIT_SECONDS,
+                    _limited(fetch, self.largest_reply),
+                    max_time=min(UPLOAD_WAIT_SECONDS, max(0.0, self._deadline - time.monotonic())),
                     initial_backoff=0.02,
                     backoff_cap=0.25,
                 )
@@ -186,9 +190,9 @@ class CoordinatorGrid(HttpGrid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
         """Push `messages` and yield replies as they arrive, for `timeout` seconds at most."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = math.inf if timeout is None else time.monotonic() + timeout
         waiting = set(self.push_messages(messages))
-        while waiting and (deadline is None or time.monotonic() < deadline):
+        while waiting and time.monotonic() < self._deadline:
             before = len(waiting)
             for reply in self.pull_messages(waiting):
                 waiting.discard(reply.metadata.reply_to_message_id)
@@ -212,6 +216,22 @@ class CoordinatorGrid(HttpGrid):
 def _is_refusal(error: Exception) -> bool:
     """Whether the SuperLink answered, and asking it again is of no use."""
     return isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error
+
+
+def _limited(fetch: Callable[[str], bytes], limit: int) -> Callable[[str], bytes]:
+    """`fetch` for the parts of one reply, given up when they are larger together than any honest one."""
+    lock, left = threading.Lock(), limit
+
+    def fetch_within(name: str) -> bytes:
+        nonlocal left
+        part = fetch(name)
+        with lock:
+            left -= len(part)
+        if left < 0:
+            raise ValueError(f"the reply is larger than {limit} bytes")
+        return part
+
+    return fetch_within
 
 
 def _unavailable(run_id: int, reply_to: str) -> Message:

@@ -87,7 +87,16 @@ class Contribution(Base):
     skipped: Mapped[int]
     loss: Mapped[float]
     seconds: Mapped[float]
-    privacy: Mapped[str | None] = mapped_column(default=None)
+
+
+class Spending(Base):
+    """Privacy one device spent in one exchange, whether or not its update was of any use."""
+
+    __tablename__ = "spendings"
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    round: Mapped[int]
+    device: Mapped[str]
+    privacy: Mapped[str]
 
 
 class Presence(Base):
@@ -199,13 +208,18 @@ class Registry:
             session.add(order)
         return order
 
-    def spent(self, device: str) -> list[PrivacySpent]:
-        """What `device` has spent in all rounds so far."""
-        query = select(Contribution.privacy).where(
-            Contribution.device == device, Contribution.privacy.is_not(None)
-        )
+    def note_spending(self, number: int, device: str, privacy: PrivacySpent) -> None:
+        """Book what `device` spent in round `number`."""
         with self.session() as session:
-            return [PrivacySpent.model_validate_json(text) for text in session.scalars(query) if text]
+            session.add(Spending(round=number, device=device, privacy=privacy.model_dump_json()))
+
+    def spendings(self) -> dict[str, list[PrivacySpent]]:
+        """All that every device has spent so far."""
+        spent: dict[str, list[PrivacySpent]] = {}
+        with self.session() as session:
+            for row in session.scalars(select(Spending).order_by(Spending.id)):
+                spent.setdefault(row.device, []).append(PrivacySpent.model_validate_json(row.privacy))
+        return spent
 
     def devices(self) -> list[tuple[str, int, datetime]]:
         """(device, rounds contributed to, time of the last) for every device that ever did."""
@@ -230,7 +244,7 @@ class Registry:
 
 
 def failures_of(row: Round) -> list[dict[str, str]]:
-    """Who failed in a round and why: [{"device" or "node", "code", "reason"}]."""
+    """Who failed in a round and why: [{"who", "code", "reason"}]."""
     failures: list[dict[str, str]] = json.loads(row.failures)
     return failures
 

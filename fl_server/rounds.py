@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -33,17 +34,19 @@ class Failure:
 
 @dataclass
 class Collected:
-    """Answers to one plan, as far as they have come."""
+    """Answers to one plan, as far as they have come: the valid ones, their nodes, why others failed."""
 
     reports: list[Report] = field(default_factory=list)
+    nodes: list[int] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
+    seconds: float = 0.0
 
     @property
     def slowest_seconds(self) -> float:
-        """Work of the slowest device."""
-        return max((report.seconds for report in self.reports), default=0.0)
+        """Work of the slowest device, as it says, but no longer than the exchange took."""
+        return min(self.seconds, max((report.seconds for report in self.reports), default=0.0))
 
 
 def draw_cohort(online: Sequence[int], size: int | None, seed: int, number: int) -> list[int]:
@@ -51,7 +54,8 @@ def draw_cohort(online: Sequence[int], size: int | None, seed: int, number: int)
     if size is None or size >= len(online):
         return list(online)
     rng = np.random.default_rng([seed, number])
-    return sorted(int(node) for node in rng.choice(np.asarray(online), size, replace=False))
+    # Places rather than nodes are drawn: numpy would turn 64-bit names into floats.
+    return sorted(online[place] for place in rng.choice(len(online), size, replace=False))
 
 
 def make_plan(settings: ServerSettings, run: str, number: int, weights: bytes) -> Plan:
@@ -77,10 +81,14 @@ def train_cohort(
     schema: Schema,
     cohort: Sequence[int],
     collected: Collected,
+    book: Callable[[Report], None],
 ) -> Weights:
     """Let `cohort` train, fold each update in as it arrives, and return the mean delta.
 
     A bad update costs its sender its place in the round and nothing else.
+
+    Args:
+        book: told every report at once, also when the update is then refused: what it spent is spent.
 
     Raises:
         CoordinatorError: FA-5004 too few valid updates.
@@ -92,6 +100,7 @@ def train_cohort(
     mean = ExactMean(schema, max(1.0, 1.001 * largest_weight * len(cohort) * rules.max_update_norm))
 
     def fold(answer: Answer) -> None:
+        book(answer.report)
         _check_update(answer, settings)
         mean.fold(answer.delta, answer.report.clips if rules.weighting == "clips" else 1)
 
@@ -134,6 +143,7 @@ def _collect(
     """Send `plan`, check what comes back, `use` what is good, and note in `collected` how everybody did."""
     order_size = len(plan.model_dump_json()) + len(weights)
     collected.bytes_down += order_size * len(cohort)
+    started = time.monotonic()
     heard: set[int] = set()
     for reply in fleet.ask(plan, weights, cohort):
         if reply.node not in heard:
@@ -145,6 +155,7 @@ def _collect(
         if node not in heard:
             late = f"no answer within {plan.seconds:.0f} s"
             collected.failures.append(Failure(_node_name(node), "FA-5005", late))
+    collected.seconds = time.monotonic() - started
 
 
 def _take(
@@ -168,6 +179,7 @@ def _take(
         collected.failures.append(Failure(who, error.code, error.happened))
         return
     collected.reports.append(answer.report)
+    collected.nodes.append(reply.node)
 
 
 def _node_name(node: int) -> str:

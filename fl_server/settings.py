@@ -29,8 +29,10 @@ class RoundSettings(Settings):
         "uniform",
         description="uniform: no device gains weight by claiming clips",
     )
-    max_clips: int = Field(10_000, ge=1, description="largest count a device may claim")
-    max_update_norm: float = Field(100.0, gt=0, description="an update with a larger L2 norm is refused")
+    max_clips: int = Field(10_000, ge=1, le=100_000, description="largest count a device may claim")
+    max_update_norm: float = Field(
+        100.0, gt=0, le=1000, description="an update with a larger L2 norm is refused"
+    )
 
 
 class ServerSettings(Settings):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -70,7 +71,9 @@ def write_tones(folder: Path, count: int = 3) -> None:
 class Federation:
     """A coordinator's folder, and the processes a test starts on it. Leaving the context ends them all."""
 
-    def __init__(self, root: Path, settings: Mapping[str, object], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, root: Path, settings: Mapping[str, object], env: Mapping[str, str] | None = None
+    ) -> None:
         self.root = root
         self.port = free_port()
         self.home = CoordinatorHome(root / "server")
@@ -111,7 +114,9 @@ class Federation:
     def start_server(self) -> subprocess.Popen[bytes]:
         """Start the coordinator and wait until devices can reach it."""
         process = self.spawn("server", "fedaudio", "server", "start", "--home", str(self.home.root))
-        self.wait(lambda: (seen := self.registry.presence()) is not None and seen.pid == process.pid, "a start")
+        self.wait(
+            lambda: (seen := self.registry.presence()) is not None and seen.pid == process.pid, "a start"
+        )
         return process
 
     def add_device(self, name: str) -> DeviceHome:
@@ -121,9 +126,7 @@ class Federation:
         return home
 
     def start_device(self, home: DeviceHome, *arguments: str) -> subprocess.Popen[bytes]:
-        return self.spawn(
-            home.root.name, "fedaudio", "client", "start", "--home", str(home.root), *arguments
-        )
+        return self.spawn(home.root.name, "fedaudio", "client", "start", "--home", str(home.root), *arguments)
 
     def start_light_devices(self, name: str, *devices: str) -> subprocess.Popen[bytes]:
         """Devices that answer by `tests.faults.light_devices` and need no torch, in one process."""
@@ -136,10 +139,8 @@ class Federation:
         process = self.processes.pop(name)
         if process.stdin:
             process.stdin.close()
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:

@@ -113,6 +113,23 @@ def load_energies(files: Sequence[Path], task: Task, cache: Path) -> Energies:
     )
 
 
+def forget_older(cache: Path, *, keep: int) -> None:
+    """Remove from `cache` all but the `keep` front ends and clip lengths that were computed last.
+
+    What a writer that was killed has left goes too, so nobody else may write to `cache` meanwhile.
+    """
+    tables = sorted(cache.glob("[!.]*.json"), key=lambda table: table.stat().st_mtime_ns, reverse=True)
+    kept = list(dict.fromkeys(_kind(table) for table in tables))[:keep]
+    for file in cache.glob("*"):
+        if file.is_file() and _kind(file) not in kept:
+            file.unlink(missing_ok=True)
+
+
+def _kind(file: Path) -> str:
+    """Front end and clip length in the name of a file of a cache."""
+    return file.name.rsplit("-", 2)[0]
+
+
 def _state(file: Path) -> _State:
     path = str(file.absolute())
     try:

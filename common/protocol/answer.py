@@ -18,13 +18,13 @@ CLIP_LIMIT = 1_000_000
 class PrivacySpent(Settings):
     """What one round cost, and of what."""
 
-    epsilon: float = Field(ge=0)
+    epsilon: float = Field(ge=0, le=1e9, allow_inf_nan=False)
     delta: float = Field(ge=0, lt=1)
     unit: Literal["one clip"] = "one clip"
     accountant: str = Field(max_length=64)
-    noise_multiplier: float = Field(gt=0)
+    noise_multiplier: float = Field(ge=0.01, le=1000, allow_inf_nan=False)
     sampling_rate: float = Field(gt=0, le=1)
-    steps: int = Field(ge=0)
+    steps: int = Field(ge=0, le=10_000_000)
 
 
 class Report(Settings):

@@ -7,14 +7,16 @@ graph.onnx           the step graph: (frames, state..., weights...) -> (logits, 
 
 from __future__ import annotations
 
+import math
 import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from common.errors import ProtocolError
 from common.files import make_folder, rename, sha256, write_atomic
@@ -25,6 +27,18 @@ from common.task import Task
 
 MANIFEST, WEIGHTS, GRAPH = "manifest.json", "weights.safetensors", "graph.onnx"
 FILES = (MANIFEST, WEIGHTS, GRAPH)
+
+Version = Annotated[int, Field(ge=0, le=2**53)]
+"""Number of a release; exact in any reader of JSON."""
+
+STATE_LIMIT = 16_000_000
+"""Values of all state tensors together."""
+
+PAST_LIMIT = 16_000_000
+"""Samples that may influence one output frame: a listener keeps them all, and these are 1000 seconds."""
+
+SCORES_LIMIT = 10_000_000
+"""Frame logits of one window."""
 
 
 class Graph(Settings):
@@ -38,7 +52,13 @@ class Graph(Settings):
     streaming: bool
     digest: str = Field(min_length=64, max_length=64)
     state: Schema = Field(default_factory=dict, description="shape of each state tensor, in graph order")
-    receptive_field: int = Field(ge=1, description="frames that influence one output frame")
+    receptive_field: int = Field(ge=1, le=100_000, description="frames that influence one output frame")
+
+    @model_validator(mode="after")
+    def _fits_a_device(self) -> Self:
+        if sum(map(math.prod, self.state.values())) > STATE_LIMIT:
+            raise ValueError(f"the state has more than {STATE_LIMIT} values")
+        return self
 
 
 class Metrics(Settings):
@@ -53,8 +73,8 @@ class Metrics(Settings):
 class Manifest(Settings):
     """All there is to know about a version."""
 
-    version: int = Field(ge=0)
-    parent: int | None = Field(None, ge=0)
+    version: Version
+    parent: Version | None = None
     created: datetime
     task: Task
     weights: str = Field(min_length=64, max_length=64, description="SHA-256 of weights.safetensors")
@@ -63,6 +83,14 @@ class Manifest(Settings):
     metrics: Metrics = Metrics()
     participants: int = Field(0, ge=0)
     privacy: PrivacySpent | None = None
+
+    @model_validator(mode="after")
+    def _fits_a_device(self) -> Self:
+        if self.graph.receptive_field * self.task.front_end.hop > PAST_LIMIT:
+            raise ValueError(f"more than {PAST_LIMIT} samples influence one output frame")
+        if self.task.clip_frames * len(self.task.labels) > SCORES_LIMIT:
+            raise ValueError(f"a window has more than {SCORES_LIMIT} frame logits")
+        return self
 
 
 @dataclass(frozen=True)

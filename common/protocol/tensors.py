@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from common.errors import ProtocolError
-from common.files import sha256
 
 Weights: TypeAlias = dict[str, npt.NDArray[np.float32]]
 """Parameters by name, in the model's own order."""
@@ -77,11 +76,6 @@ def decode_weights(data: bytes | memoryview, schema: Schema) -> Weights:
     if not _fills(sorted(spans), len(data) - start):
         raise ProtocolError("FA-3001", "There are bytes that belong to no tensor or to two.", _SEND_AGAIN)
     return weights
-
-
-def digest_of(weights: Weights) -> str:
-    """Hexadecimal SHA-256 of names, shapes and values, whatever file they came from."""
-    return sha256(encode_weights(weights))
 
 
 _SEND_AGAIN = "Send the message again; if it stays, update both sides to the same version."

@@ -48,7 +48,8 @@ def answer_plan(
     Args:
         data: all clips of the device.
         held_out: indices of clips (`data.clip_index`) to evaluate on and never to train on.
-        noise: recorded background noise for augmentation; synthetic noise if there is none.
+        noise: recorded background noise for augmentation; synthetic noise if there is none, and in a private
+            training, for one recording would be in the gradients of many clips.
 
     Raises:
         TrainingError: FA-7001 architecture, FA-7002 weights, FA-7003 no clips, FA-7004 diverged,
@@ -73,7 +74,15 @@ def answer_plan(
         return report(clips=result.clips, correct=result.correct, loss=loss, seconds=seconds), None
     generator = torch.Generator().manual_seed(_seed(plan.seed, plan.round, device))
     learned_from = data.subset(np.flatnonzero(~held))
-    done = train(model, front_end, learned_from, plan.recipe, generator, noise=noise, privacy=plan.privacy)
+    done = train(
+        model,
+        front_end,
+        learned_from,
+        plan.recipe,
+        generator,
+        noise=None if plan.privacy else noise,
+        privacy=plan.privacy,
+    )
     delta = {name: value - weights[name] for name, value in get_weights(model).items()}
     loss = min(done.loss, LOSS_LIMIT) if plan.privacy is None else 0.0
     seconds = time.monotonic() - begin

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
-
-from common.results import Results
 
 
 def demo(
     data: Annotated[
         Path | None, typer.Option(help="Labelled recordings; a synthetic corpus if not given.")
     ] = None,
+    corpus: Annotated[
+        Literal["words", "textures"], typer.Option(help="Which synthetic corpus, without --data.")
+    ] = "words",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to train.")] = 8,
     devices: Annotated[int, typer.Option(min=1, help="Devices; they share the training clips.")] = 4,
     partition: Annotated[
@@ -37,68 +41,49 @@ def demo(
     Ends with status 1 if training did not improve on the untrained model.
     """
     from fedaudio.demo.run import DemoConfig, run_demo
+    from fedaudio.demo.summary import print_summary
     from fedaudio.demo.view import DemoView
 
-    config = DemoConfig(data, rounds, devices, partition, dp, tuple(_names(unseen)), seed)
+    config = DemoConfig(data or corpus, rounds, devices, partition, dp, tuple(_names(unseen)), seed)
     console = Console(stderr=as_json)
-    work = Path(tempfile.mkdtemp(prefix="fedaudio-demo-"))
-    try:
-        with DemoView(console, rounds) as view:
-            results = run_demo(config, work, out, view.tell, view.update)
-    except BaseException:
-        if any(work.glob("*.log")):
-            console.print(f"Logs are in {work}.", highlight=False)
-        else:
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    shutil.rmtree(work, ignore_errors=True)
+    with _unwound_by_sigterm(), _work_folder(console) as work, DemoView(console, rounds) as view:
+        outcome = run_demo(config, work, out, view.tell, view.update)
+    for file, reason in outcome.left_out:
+        typer.echo(f"left out: {file}: {reason}", err=True)
+    results = outcome.results
     if as_json:
         typer.echo(results.model_dump_json())
     else:
-        _print(console, results)
+        print_summary(console, outcome)
     if results.final.accuracy_unseen <= results.initial.accuracy_unseen:
         raise typer.Exit(1)
 
 
-def _print(console: Console, results: Results) -> None:
-    table = Table(
-        "round",
-        "version",
-        "accuracy on unseen speakers",
-        "round s",
-        "overhead s",
-        "kB up",
-        "kB down",
-        "failed",
-    )
-    for row in results.rounds:
-        table.add_row(
-            str(row.round),
-            str(row.version),
-            f"{row.accuracy_unseen:.3f}",
-            f"{row.seconds:.1f}",
-            f"{row.overhead_seconds:.2f}",
-            f"{row.bytes_up / 1e3 / max(1, row.participants):.0f}",
-            f"{row.bytes_down / 1e3 / max(1, row.participants):.0f}",
-            str(row.failed),
-        )
-    console.print(table)
-    final, listening = results.final, results.listening
-    privacy = (
-        f"epsilon {final.epsilon:.2f} at delta {final.delta:g} for {final.unit} (the device that spent most)"
-        if final.epsilon is not None
-        else "no differential privacy (--dp turns it on)"
-    )
-    gap = listening.max_gap_seconds * 1e3
-    for line in (
-        f"Unseen speakers: {', '.join(results.speakers.unseen)}",
-        f"Accuracy on them: {results.initial.accuracy_unseen:.3f} untrained, {final.accuracy_unseen:.3f} now",
-        f"Privacy: {privacy}",
-        f"Listening: {listening.hops} hops, {listening.dropped} dropped, {listening.doubled} doubled, "
-        f"{listening.swaps} swaps, longest gap at a swap {gap:.1f} ms, {listening.events} events",
-        "kB are payload per device and round.",
-    ):
-        console.print(line, highlight=False)
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the demo as Ctrl-C does: its processes are ended and its folder is removed."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _work_folder(console: Console) -> Iterator[Path]:
+    """A temporary folder; it stays, and is named, if the demo fails and there are logs in it."""
+    work = Path(tempfile.mkdtemp(prefix="fedaudio-demo-"))
+    keep = False
+    try:
+        yield work
+    except Exception:
+        keep = any(work.glob("*.log"))
+        raise
+    finally:
+        if keep:
+            console.print(f"Logs are in {work}.", highlight=False, soft_wrap=True)
+        else:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _names(text: str) -> list[str]:

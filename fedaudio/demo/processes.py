@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from common.data.clips import Clips
 from common.data.importing import import_clips
 from common.errors import CoordinatorError
 from fedaudio.demo.data import DemoData, write_stream
@@ -29,11 +30,15 @@ class DemoFleet:
 
     Args:
         work: folder for all their state and logs.
+
+    Attributes:
+        left_out: (file, reason) of each clip that was not imported.
     """
 
     def __init__(self, work: Path, settings: ServerSettings, data: DemoData, seed: int) -> None:
         self.server = CoordinatorHome(work / "server")
         self.devices = [DeviceHome(work / f"device-{i + 1}") for i in range(len(data.devices))]
+        self.left_out: list[tuple[str, str]] = []
         self._work = work
         self._settings = settings
         self._data = data
@@ -74,7 +79,7 @@ class DemoFleet:
         settings = self._settings
         if len(self._data.validation):
             folder = self._work / "validation"
-            import_clips(self._data.validation, folder)
+            self._import(self._data.validation, folder)
             settings = settings.model_copy(update={"validation": folder})
         initialise_server(self.server, settings, names=["127.0.0.1"])
         self._spawn("server", ["server", "start", "--home", str(self.server.root)])
@@ -94,18 +99,21 @@ class DemoFleet:
 
     def _start_device(self, number: int, home: DeviceHome) -> None:
         initialise_device(home, server=self._address, ca=self.server.certificate, name=home.root.name)
-        import_clips(self._data.devices[number], home.clips)
+        self._import(self._data.devices[number], home.clips)
         stream = self._work / f"{home.root.name}.wav"
         write_stream(self._data.unseen, stream, self._seed + number)
         source = f"file:{stream},loop"
         self._spawn(home.root.name, ["client", "start", "--home", str(home.root), "--source", source])
 
+    def _import(self, clips: Clips, folder: Path) -> None:
+        self.left_out += import_clips(clips, folder).skipped
+
     def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         log = (self._work / f"{name}.log").open("ab")
         self._logs.append(log)
         process = subprocess.Popen(
-            [sys.executable, "-m", "fedaudio", *arguments],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "fedaudio.demo.child", *arguments],
+            stdin=subprocess.PIPE,  # never written to; it ends when the demo does
             stdout=log,
             stderr=log,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -123,5 +131,7 @@ class DemoFleet:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if process.stdin:
+                process.stdin.close()
         for log in self._logs:
             log.close()

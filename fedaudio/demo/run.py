@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.data.synthetic.corpus import Kind
 from common.errors import CoordinatorError
 from common.files import make_folder, write_atomic
 from common.protocol.plan import Privacy
@@ -25,20 +26,39 @@ from fl_server.settings import RoundSettings, ServerSettings
 from fl_server.validation import Validation
 
 SWAP_SECONDS = 15.0
-"""Time the listeners have to take up the last version."""
+"""Time the devices have to take up the last version."""
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What was asked for."""
+    """What was asked for.
 
-    data: Path | None
+    Args:
+        data: a collection, or the kind of synthetic corpus to make.
+    """
+
+    data: Path | Kind
     rounds: int
     devices: int
     partition: str
     dp: bool
     unseen: tuple[str, ...]
     seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demo came to.
+
+    Args:
+        left_out: (file, reason) of each recording that was not used.
+        bytes_up, bytes_down: payload of each device, as its link counted it: all rounds, and the releases.
+    """
+
+    results: Results
+    left_out: tuple[tuple[str, str], ...]
+    bytes_up: tuple[int, ...]
+    bytes_down: tuple[int, ...]
 
 
 Teller = Callable[[str], None]
@@ -48,7 +68,7 @@ Watcher = Callable[[float, Sequence[RoundResult], Sequence[device_status.Status]
 """Told the initial accuracy, the rounds so far and the devices, a few times a second."""
 
 
-def run_demo(config: DemoConfig, work: Path, out: Path | None, tell: Teller, watch: Watcher) -> Results:
+def run_demo(config: DemoConfig, work: Path, out: Path | None, tell: Teller, watch: Watcher) -> Outcome:
     """Run the whole federation in `work` and return what it came to.
 
     Args:
@@ -57,7 +77,7 @@ def run_demo(config: DemoConfig, work: Path, out: Path | None, tell: Teller, wat
     Raises:
         FedAudioError: anything that went wrong; the processes are ended and the logs are in `work`.
     """
-    tell("Making a corpus of synthetic words" if config.data is None else f"Reading {config.data}")
+    tell(f"Reading {config.data}" if isinstance(config.data, Path) else f"Making synthetic {config.data}")
     data = prepare(
         config.data,
         work,
@@ -86,12 +106,19 @@ def run_demo(config: DemoConfig, work: Path, out: Path | None, tell: Teller, wat
         if state.state == "failed":
             raise CoordinatorError(state.code or "FA-5004", state.happened or "", state.remedy or "")
         scores.update()
-        _wait_for_listeners(fleet, scores.rounds[-1].version)
+        _wait_for_devices(fleet, scores.rounds[-1].version)
         watch(scores.initial.accuracy, scores.rounds, _statuses(fleet.devices))
-        results = _summary(config, data, scores, fleet.devices)
+        statuses = _statuses(fleet.devices)
+        results = _summary(config, data, scores, statuses)
         if out is not None:
             _keep(results, release_folder(fleet.server.releases, scores.rounds[-1].version), out)
-    return results
+    links = [status["link"] or {} for status in statuses]
+    return Outcome(
+        results,
+        (*data.left_out, *fleet.left_out),
+        tuple(int(link.get("bytes_up") or 0) for link in links),
+        tuple(int(link.get("bytes_down") or 0) for link in links),
+    )
 
 
 class Scores:
@@ -134,19 +161,27 @@ def _statuses(devices: Sequence[DeviceHome]) -> list[device_status.Status]:
     return [device_status.describe(home) for home in devices]
 
 
-def _wait_for_listeners(fleet: DemoFleet, version: int) -> None:
-    """Give every listener time to hear with `version`, and to say so."""
+def _wait_for_devices(fleet: DemoFleet, version: int) -> None:
+    """Give every listener time to hear with `version`, and then every link to count what that took."""
+    _wait(fleet, lambda status: (status["listener"] or {}).get("version") == version)
+    swapped = time.time()
+    _wait(fleet, lambda status: float((status["link"] or {}).get("time") or 0) > swapped)
+
+
+def _wait(fleet: DemoFleet, condition: Callable[[device_status.Status], bool]) -> None:
+    """Until `condition` holds for every device, or `SWAP_SECONDS` are over."""
     deadline = time.monotonic() + SWAP_SECONDS
-    while time.monotonic() < deadline:
+    while not all(condition(status) for status in _statuses(fleet.devices)):
         fleet.check()
-        listeners = [status["listener"] for status in _statuses(fleet.devices)]
-        if all(listener and listener["version"] == version for listener in listeners):
+        if time.monotonic() > deadline:
             return
         time.sleep(0.2)
 
 
-def _summary(config: DemoConfig, data: DemoData, scores: Scores, devices: Sequence[DeviceHome]) -> Results:
-    listeners = [status["listener"] or {} for status in _statuses(devices)]
+def _summary(
+    config: DemoConfig, data: DemoData, scores: Scores, statuses: Sequence[device_status.Status]
+) -> Results:
+    listeners = [status["listener"] or {} for status in statuses]
     newest = scores.registry.model()
     privacy = None
     if newest is not None:
@@ -157,7 +192,7 @@ def _summary(config: DemoConfig, data: DemoData, scores: Scores, devices: Sequen
 
     return Results(
         config={
-            "data": str(config.data) if config.data else "synthetic words",
+            "data": str(config.data) if isinstance(config.data, Path) else f"synthetic {config.data}",
             "rounds": config.rounds,
             "devices": config.devices,
             "partition": config.partition,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common.errors import FedAudioError
 from common.files import make_folder
+from common.log import configure_logging
 from fl_client.home import DeviceHome
 from fl_client.listen.listener import run_listener
 from fl_client.listen.sources import open_source
@@ -22,11 +23,14 @@ log = logging.getLogger("fl_client.listen")
 
 PARENT_SECONDS = 0.5
 
+LARGEST_LOG = 10_000_000
+"""Bytes of events after which a new file is begun; the one before it is kept."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Listen until SIGTERM, SIGINT, the end of the sound or, if asked, of the parent; the exit status."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -39,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             ModelStore(home.models),
             open_source(options.source),
             EventLog(home.events),
-            status_path=home.listener_status,
+            status_path=None if options.no_status else home.listener_status,
             stop=stop,
         )
     except FedAudioError as error:
@@ -49,7 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class EventLog:
-    """Appends events to a file, one line of JSON each, and repeats them on standard output."""
+    """Appends events to a file that is its owner's alone, one line of JSON each, and repeats them on standard
+    output. A full file becomes `<name>.1`, in place of the one before.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,8 +63,12 @@ class EventLog:
     def __call__(self, event: Event) -> None:
         line = event.to_json() + "\n"
         try:
-            with self._path.open("a", encoding="utf-8") as file:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
                 file.write(line)
+                full = file.tell() > LARGEST_LOG
+            if full:
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
             sys.stdout.write(line)
             sys.stdout.flush()
         except OSError as error:
@@ -70,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--home", type=Path, required=True, help="the device's folder, with models/ in it")
     parser.add_argument("--source", required=True, help="mic, stdin or file:PATH[,loop][,fast]")
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process does")
+    parser.add_argument(
+        "--no-status", action="store_true", help="leave listener.json to another listener of this home"
+    )
     return parser
 
 

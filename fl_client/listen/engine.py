@@ -30,6 +30,7 @@ _GRAPH_ERRORS = (
     ort_errors.NoSuchFile,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
+    MemoryError,
     RuntimeError,
     ValueError,
 )

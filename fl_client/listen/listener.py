@@ -94,7 +94,7 @@ def _report(recognizer: Recognizer, path: Path, done: threading.Event) -> None:
             **asdict(recognizer.counters),
         }
         try:
-            write_atomic(path, json.dumps(status).encode())
+            write_atomic(path, json.dumps(status).encode(), mode=0o600)
             writable = True
         except StorageError as error:
             if writable:

@@ -14,6 +14,9 @@ from fl_client.listen.ring import Ring
 STRIDE = 10
 """Hops from one evaluation of a window graph to the next; its last scores stand in between."""
 
+AT_ONCE = 1_000_000
+"""Frame logits summed at once, which bounds the memory that long windows and many labels need."""
+
 
 class Scorer(Protocol):
     """One release scoring one stream of features.
@@ -77,7 +80,10 @@ class StreamScorer:
         whole = len(logits) - self._window + 1
         if whole > 0:
             # The mean differs from the sum by the same number for every label, which softmax takes out.
-            scores[-whole:] = _softmax(_log_sum_exp(sliding_window_view(logits, self._window, axis=0)))
+            windows = sliding_window_view(logits, self._window, axis=0)
+            step = max(1, AT_ONCE // (self._window * self._labels))
+            sums = [_log_sum_exp(windows[start : start + step]) for start in range(0, whole, step)]
+            scores[-whole:] = _softmax(np.concatenate(sums))
         return scores
 
 

@@ -19,7 +19,9 @@ def loaded_by(module: str, *names: str) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("module", ["fl_client.link_process", "fl_client.supervisor", "fedaudio", "fedaudio.cli"])
+@pytest.mark.parametrize(
+    "module", ["fl_client.link_process", "fl_client.supervisor", "fedaudio", "fedaudio.cli"]
+)
 def test_a_device_waits_and_a_command_starts_without_torch(module: str) -> None:
     assert loaded_by(module, *HEAVY) == []
 
@@ -43,7 +45,9 @@ def test_importing_fedaudio_switches_telemetry_off() -> None:
 
 
 def test_the_public_names_are_there() -> None:
-    script = "import fedaudio; print(all(getattr(fedaudio, name) for name in fedaudio.__all__)); fedaudio.nothing"
+    script = (
+        "import fedaudio; print(all(getattr(fedaudio, name) for name in fedaudio.__all__)); fedaudio.nothing"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["True"]
     assert "AttributeError: module 'fedaudio' has no attribute 'nothing'" in done.stderr

@@ -129,7 +129,9 @@ BEFORE_INIT = [
 
 
 @pytest.mark.parametrize("arguments", BEFORE_INIT, ids=" ".join)
-def test_before_init_there_is_nothing(fedaudio_command: Command, arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_before_init_there_is_nothing(
+    fedaudio_command: Command, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
     status, out, err = fedaudio_command(*arguments, "--home", tmp_path / "none")
     assert (status, out) == (2, "")
     assert err.startswith("FA-6001: ")
@@ -149,7 +151,9 @@ def test_before_init_there_is_nothing(fedaudio_command: Command, arguments: tupl
         (("--labels", "a,b", "--names", ""), "FA-6003"),
     ],
 )
-def test_an_impossible_coordinator_is_not_made(fedaudio_command: Command, options: tuple[str, ...], code: str, tmp_path: Path) -> None:
+def test_an_impossible_coordinator_is_not_made(
+    fedaudio_command: Command, options: tuple[str, ...], code: str, tmp_path: Path
+) -> None:
     home = tmp_path / "server"
     status, _, err = fedaudio_command("server", "init", *options, "--home", home)
     assert status == 2
@@ -205,7 +209,9 @@ def test_a_damaged_configuration_is_said_to_be(fedaudio_command: Command, server
         assert err.startswith("FA-6002: ")
 
 
-def test_a_file_in_the_place_of_a_folder_is_explained(fedaudio_command: Command, tmp_path: Path, ca: Path) -> None:
+def test_a_file_in_the_place_of_a_folder_is_explained(
+    fedaudio_command: Command, tmp_path: Path, ca: Path
+) -> None:
     (tmp_path / "file").write_text("")
     for arguments in (
         ("server", "init", "--labels", "a,b", "--home", tmp_path / "file" / "server"),
@@ -238,7 +244,9 @@ class TestDevice:
         assert (status, report["clips"], report["link"], report["version"]) == (0, 6, None, None)
         assert "The link is not running." in fedaudio_command("client", "status", "--home", home)[1]
 
-    def test_importing_nothing_is_explained(self, fedaudio_command: Command, home: Path, tmp_path: Path) -> None:
+    def test_importing_nothing_is_explained(
+        self, fedaudio_command: Command, home: Path, tmp_path: Path
+    ) -> None:
         (tmp_path / "empty").mkdir()
         for source, code in ((tmp_path / "none", "FA-2001"), (tmp_path / "empty", "FA-2002")):
             status, _, err = fedaudio_command("client", "import", source, "--home", home)

@@ -17,6 +17,7 @@ from tests.processes import Federation, children_of, wait_for
 
 ANSWER_SECONDS = 6
 
+
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """A coordinator and two slow devices; every test leaves it running."""

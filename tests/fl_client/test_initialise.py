@@ -68,9 +68,7 @@ def test_what_is_not_a_certificate_is_refused(data: bytes | None, tmp_path: Path
 def test_a_file_in_the_place_of_the_folder_is_explained(device: DeviceHome, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="FA-8001"):
-        initialise(
-            DeviceHome(tmp_path / "file"), server="a:1", ca=device.coordinator_certificate, name="a"
-        )
+        initialise(DeviceHome(tmp_path / "file"), server="a:1", ca=device.coordinator_certificate, name="a")
 
 
 def test_the_folder_is_that_given_or_that_of_the_environment(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -51,7 +52,7 @@ def test_the_pause_grows_and_is_bounded() -> None:
         child.watch()
         pauses.append(child.restart_at - time.monotonic())
     assert child.failures == 10
-    assert all(later >= earlier - 0.1 for earlier, later in zip(pauses, pauses[1:], strict=False))
+    assert all(later >= earlier - 0.1 for earlier, later in pairwise(pauses))
     assert LONGEST_PAUSE_SECONDS - 1 < pauses[-1] <= LONGEST_PAUSE_SECONDS
 
 

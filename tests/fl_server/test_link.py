@@ -15,8 +15,10 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
+from common.errors import CoordinatorError
 from common.files import sha256
 from common.protocol.answer import Answer, decode_answer
 from common.protocol.plan import Plan
@@ -30,7 +32,7 @@ from fl_server.fleet import FleetLostError
 from fl_server.front_process import FrontProcess
 from fl_server.home import CoordinatorHome
 from fl_server.initialise import initialise
-from fl_server.link import CoordinatorGrid
+from fl_server.link import CoordinatorGrid, _limited
 from fl_server.releases import point_to, store_release
 from fl_server.settings import ServerSettings
 from tests.faults.light_devices import delta_of
@@ -256,6 +258,38 @@ def test_everything_else_does_not_exist_on_the_public_port(front: Front, method:
         assert status in {404, 405}, path
 
 
+def test_an_address_that_is_not_ours_is_explained(front: Front, capfd: pytest.CaptureFixture[str]) -> None:
+    # 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
+    settings = front.settings.model_copy(update={"host": "192.0.2.1"})
+    with pytest.raises(CoordinatorError, match="FA-5013"):
+        FrontProcess(front.home, settings)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_end_while_a_device_waits_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    home = CoordinatorHome(tmp_path / "ending")
+    settings = ServerSettings(port=0, task=TASK)
+    initialise(home, settings, names=["127.0.0.1"])
+    trust = ssl.create_default_context(cadata=home.certificate.read_text())
+    answers: list[int] = []
+    with FrontProcess(home, settings) as process:
+
+        def wait() -> None:
+            question = f"https://127.0.0.1:{process.port}/v1/releases?wait=30"
+            answers.append(httpx.get(question, verify=trust, trust_env=False, timeout=60).status_code)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        front_process = psutil.Process(process.pid)
+        wait_for(
+            lambda: any(link.status == "ESTABLISHED" for link in front_process.net_connections()), "a device"
+        )
+        assert httpx.get(f"https://127.0.0.1:{process.port}/health", verify=trust, trust_env=False).is_success
+    waiting.join(timeout=30)
+    assert answers == [204]
+    assert capfd.readouterr().err == ""
+
+
 def test_the_private_port_is_on_loopback(front: Front) -> None:
     host, port = front.process.private_address.split(":")
     assert host == "127.0.0.1"
@@ -307,3 +341,38 @@ def test_a_waiting_device_hears_of_a_release_at_once(front: Front) -> None:
     point_to(front.home.releases, 8)
     waiting.join(timeout=25)
     assert heard == [8]
+
+
+@pytest.mark.parametrize("headers", [{"Content-Length": str(1 << 30)}, {"Transfer-Encoding": "chunked"}])
+def test_an_absurdly_long_request_is_refused_before_it_is_sent(front: Front, headers: dict[str, str]) -> None:
+    trust = ssl.create_default_context(cadata=front.ca.decode())
+    connection = http.client.HTTPSConnection("127.0.0.1", front.process.port, context=trust, timeout=30)
+    connection.putrequest("POST", "/v1/fleet/push-object")
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_a_reply_larger_than_any_honest_one_is_not_let_in(front: Front, nodes: list[int]) -> None:
+    data = encode_weights(five_megabytes())
+    grid = front.fleet._grid
+    assert isinstance(grid, CoordinatorGrid)
+    waiting = [
+        reply.node for reply in front.fleet.ask(make_plan(data), data, nodes) if reply.data is not None
+    ]
+    assert waiting
+    assert len(data) < grid.largest_reply < len(data) + (2 << 20)
+
+    fetched: list[str] = []
+
+    def fetch(name: str) -> bytes:
+        fetched.append(name)
+        return bytes(1000)
+
+    limited = _limited(fetch, 2500)
+    assert len(limited("a")) == len(limited("b")) == 1000
+    with pytest.raises(ValueError, match="2500 bytes"):
+        limited("c")
+    assert fetched == ["a", "b", "c"]

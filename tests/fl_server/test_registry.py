@@ -45,7 +45,7 @@ def test_an_empty_registry_knows_nothing(registry: Registry) -> None:
     assert registry.open_order() is None
     assert registry.presence() is None
     assert registry.devices() == []
-    assert registry.spent("a") == []
+    assert registry.spendings() == {}
     assert registry.next_round() == 1
 
 
@@ -78,10 +78,15 @@ def test_one_order_at_a_time_and_it_lasts(registry: Registry) -> None:
 
 
 def test_a_transaction_is_whole_or_nothing(registry: Registry) -> None:
-    with pytest.raises(RuntimeError), registry.session() as session:
-        session.add(make_round(1))
-        session.flush()
-        raise RuntimeError
+
+    def fail_halfway() -> None:
+        with registry.session() as session:
+            session.add(make_round(1))
+            session.flush()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert list(registry.rounds()) == []
     with pytest.raises(StorageError, match="FA-8001"):
         save(registry, make_round(1), make_round(1))
@@ -93,7 +98,12 @@ def test_versions_and_rounds_come_back_in_order(registry: Registry) -> None:
         save(
             registry,
             Model(
-                version=version, parent=None, created=NOW, weights="w" * 64, metrics="{}", participants=version
+                version=version,
+                parent=None,
+                created=NOW,
+                weights="w" * 64,
+                metrics="{}",
+                participants=version,
             ),
         )
     save(registry, make_round(2, order=2), make_round(1))
@@ -116,21 +126,12 @@ def test_what_a_device_spent_is_kept_for_composition(registry: Registry) -> None
         save(
             registry,
             make_round(number),
-            Contribution(
-                round=number,
-                device="a",
-                clips=3,
-                skipped=1,
-                loss=0.0,
-                seconds=1.0,
-                privacy=spent.model_dump_json(),
-            ),
             Contribution(round=number, device="b", clips=3, skipped=0, loss=0.5, seconds=1.0),
         )
+        registry.note_spending(number, "a", spent)
     later = reopened(registry)
-    assert later.spent("a") == [spent, spent]
-    assert later.spent("b") == []
-    assert [(device, count) for device, count, _ in later.devices()] == [("a", 2), ("b", 2)]
+    assert later.spendings() == {"a": [spent, spent]}
+    assert [(device, count) for device, count, _ in later.devices()] == [("b", 2)]
 
 
 def test_failures_are_kept_as_they_were(registry: Registry) -> None:

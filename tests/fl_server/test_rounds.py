@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import CoordinatorError
-from common.protocol.answer import PrivacySpent, Refusal, encode_answer, encode_refusal
+from common.protocol.answer import PrivacySpent, Refusal, Report, encode_answer, encode_refusal
 from common.protocol.plan import Plan, Privacy
 from common.protocol.release import Metrics
 from common.protocol.tensors import Weights, encode_weights
@@ -89,12 +89,16 @@ REFUSED: dict[str, tuple[Device, str]] = {
 
 
 def train(
-    devices: dict[int, Device], settings: ServerSettings | None = None, order: Sequence[int] | None = None
+    devices: dict[int, Device],
+    settings: ServerSettings | None = None,
+    order: Sequence[int] | None = None,
+    booked: list[Report] | None = None,
 ) -> tuple[Weights, Collected, MemoryFleet]:
+    booked = [] if booked is None else booked
     settings = settings or make_settings()
     fleet, collected = MemoryFleet(devices, order), Collected()
     plan = make_plan(settings, "run", 7, DATA)
-    mean = train_cohort(fleet, settings, plan, DATA, SCHEMA, fleet.online(), collected)
+    mean = train_cohort(fleet, settings, plan, DATA, SCHEMA, fleet.online(), collected, booked.append)
     return mean, collected, fleet
 
 
@@ -197,7 +201,9 @@ def test_too_few_valid_updates_make_the_round_void(
     collected = Collected()
     plan = make_plan(settings, "run", 7, DATA)
     with pytest.raises(CoordinatorError, match="FA-5004") as caught:
-        train_cohort(MemoryFleet(devices), settings, plan, DATA, SCHEMA, list(devices), collected)
+        train_cohort(
+            MemoryFleet(devices), settings, plan, DATA, SCHEMA, list(devices), collected, lambda report: None
+        )
     assert "Round 7" in caught.value.happened
     if collected.failures:
         assert collected.failures[0].reason in caught.value.happened
@@ -205,8 +211,8 @@ def test_too_few_valid_updates_make_the_round_void(
 
 @pytest.mark.parametrize("limit", [0.5, 64.0, 91.36, 100.0])
 def test_updates_right_at_the_limit_are_taken_however_many_there_are(limit: float) -> None:
-    # The largest norm in one value: the sum is then as large as it can be. 91.36 is a little more as a float32,
-    # but the root of its square is not.
+    # The largest norm in one value: the sum is then as large as it can be. As a float32, 91.36 is a little
+    # more, but the root of its square is not.
     delta = {name: np.zeros(shape, np.float32) for name, shape in SCHEMA.items()}
     delta["bias"][0] = np.float32(limit)
     settings = make_settings(rounds={"max_update_norm": limit})
@@ -230,6 +236,14 @@ class TestPrivacy:
         mean, collected, _ = train({0: private, 1: good("b", 2)}, self.SETTINGS)
         assert_mean(mean, [1])
         assert [failure.code for failure in collected.failures] == ["FA-3009"]
+
+    def test_what_a_refused_update_cost_is_booked(self) -> None:
+        spent = self.SPENT.model_dump()
+        devices = {0: good("a", 1, privacy=spent), 1: good("b", 2, clips=99_999, privacy=spent)}
+        booked: list[Report] = []
+        _, collected, _ = train(devices, self.SETTINGS, booked=booked)
+        assert [failure.code for failure in collected.failures] == ["FA-3008"]
+        assert [report.device for report in booked] == ["a", "b"]
 
     @pytest.mark.parametrize("wrong", [{"noise_multiplier": 0.5}, {"delta": 1e-2}])
     def test_less_than_asked_is_refused(self, wrong: dict[str, float]) -> None:
@@ -285,7 +299,7 @@ class TestEvaluation:
 
 class TestCohort:
     @given(
-        st.lists(st.integers(1, 2**63), min_size=1, max_size=30, unique=True),
+        st.lists(st.integers(1, 2**64 - 1), min_size=1, max_size=30, unique=True),
         st.integers(1, 40),
         st.integers(0, 2**32),
         st.integers(0, 10_000),
@@ -305,8 +319,9 @@ class TestCohort:
         assert all(500 < drawn[node] < 700 for node in range(10))
 
     def test_node_identifiers_beyond_float_precision_survive(self) -> None:
-        online = [2**63 + 1, 2**63 + 2, 2**63 + 3]
-        assert set(draw_cohort(online, 2, 0, 0)) <= set(online)
+        online = [1, 2**53 + 1, 2**63 + 1, 2**63 + 2, 2**64 - 1]
+        for number in range(20):
+            assert set(draw_cohort(online, 4, 0, number)) <= set(online)
 
 
 def test_late_replies_are_named_by_node() -> None:

@@ -12,9 +12,9 @@ from common.errors import ProtocolError
 from common.protocol.plan import Augmentation, Plan, Privacy, Recipe, parse_plan
 from common.task import Task, Trigger
 
-labels = st.lists(
-    st.from_regex(r"[a-z ]{1,12}", fullmatch=True), min_size=2, max_size=6, unique=True
-).map(tuple)
+labels = st.lists(st.from_regex(r"[a-z ]{1,12}", fullmatch=True), min_size=2, max_size=6, unique=True).map(
+    tuple
+)
 recipes = st.builds(
     Recipe,
     optimizer=st.sampled_from(["sgd", "adamw"]),
@@ -36,7 +36,7 @@ plans = st.builds(
         labels=labels,
         clip_seconds=st.floats(0.06, 30),
         width=st.none() | st.integers(4, 1024),
-        trigger=st.builds(Trigger, threshold=st.floats(0.01, 0.99)),
+        trigger=st.builds(Trigger, threshold=st.floats(0.4, 0.99)),
     ),
     recipe=recipes,
     privacy=st.none() | st.builds(Privacy, noise_multiplier=st.floats(0.01, 1000)),

@@ -12,11 +12,12 @@ from common.audio.front_end import SAMPLE_RATE
 from common.data.clips import Clips
 from common.data.features import FeatureSet
 from common.errors import TrainingError
+from common.files import sha256
 from common.models.acoustic import AcousticModel
 from common.models.weights import get_weights
 from common.protocol.answer import Answer, decode_answer, encode_answer
 from common.protocol.plan import Plan, Privacy, Recipe
-from common.protocol.tensors import Weights, digest_of, schema_of
+from common.protocol.tensors import Weights, encode_weights, schema_of
 from common.task import Task
 from common.training.local import answer_plan, train_local
 
@@ -34,7 +35,7 @@ def weights(make_model: Callable[..., AcousticModel]) -> Weights:
 
 @pytest.fixture
 def plan(task: Task, weights: Weights) -> Plan:
-    return Plan(run="run", round=3, task=task, base=digest_of(weights), seed=5)
+    return Plan(run="run", round=3, task=task, base=sha256(encode_weights(weights)), seed=5)
 
 
 def change(plan: Plan, **changes: object) -> Plan:
