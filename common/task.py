@@ -9,6 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from common.audio.front_end import SAMPLE_RATE, FrontEnd, LogMel
 from common.settings import Settings
 
+SCORES_LIMIT = 10_000_000
+"""Frames of one window times labels: a listener keeps a score for each."""
+
 Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f/\\]+$")]
 
 
@@ -47,6 +50,14 @@ class Task(Settings):
     def _holds_a_frame(self) -> Self:
         if self.clip_frames < 1:
             raise ValueError("clip_seconds is shorter than one window of the front end")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_a_device(self) -> Self:
+        if self.clip_frames * len(self.labels) > SCORES_LIMIT:
+            raise ValueError(
+                f"a window has more than {SCORES_LIMIT} scores; use fewer labels or a longer hop"
+            )
         return self
 
     @property

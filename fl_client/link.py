@@ -122,7 +122,7 @@ class FleetLink:
         """The next message for this device, whole, or None.
 
         Raises:
-            LinkLostError: the coordinator is away, has forgotten this node or sent more than `LARGEST_MESSAGE`.
+            LinkLostError: the coordinator is away, has forgotten this node or sends too much.
         """
         if self._lost.is_set():
             raise LinkLostError("the coordinator no longer knows this device")

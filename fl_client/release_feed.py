@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 20.0
 """How long one question for a newer version stays open; an answer comes at once when there is one."""
 
+PAUSE_SECONDS = 0.2
+
 LARGEST_FILE = 256 << 20
 
 
@@ -48,7 +50,10 @@ def follow_releases(
         while not stop.is_set():
             try:
                 version = _newer_than(client, store.current_version())
-                if version is not None:
+                if version is None:
+                    # A coordinator that is about to stop answers at once.
+                    stop.wait(PAUSE_SECONDS)
+                else:
                     release = store.install(_download(client, version, store, on_bytes))
                     log.info("version %d is in the store", release.version)
                 tries = 0
@@ -67,7 +72,9 @@ def _newer_than(client: httpx.Client, current: int | None) -> int | None:
         return Announcement.model_validate_json(answer).version
     except ValidationError as error:
         raise ProtocolError(
-            "FA-3014", f"The announcement of a release is malformed: {first_fault(error)}.", "Update the device."
+            "FA-3014",
+            f"The announcement of a release is malformed: {first_fault(error)}.",
+            "Update the device.",
         ) from error
 
 

@@ -17,7 +17,7 @@ from typing import IO
 
 from common.data.clips import Clips
 from common.errors import CoordinatorError, FedAudioError
-from common.files import make_folder
+from common.files import StorageError, make_folder
 from common.privacy.accounting import compose
 from common.protocol.answer import PrivacySpent, Report
 from common.protocol.release import Metrics, Release
@@ -60,6 +60,7 @@ class Coordinator:
         )
         self._port = settings.port
         self._voids = 0
+        self._noted: tuple[int, int] | None = None
 
     def serve(self, stop: threading.Event, rounds: int | None = None) -> None:
         """Serve until `stop`; with `rounds`, order so many first, unless an earlier order is still open.
@@ -102,14 +103,16 @@ class Coordinator:
                     return
                 self._run_round(fleet, order)
                 self._voids = 0
-            except CoordinatorError as error:
+            except StorageError:
+                raise
+            except FedAudioError as error:
                 self._count_void(order, error, final=error.code != "FA-5004")
             except FleetLostError:
                 lost = "The front was lost in the middle of a round."
                 self._count_void(order, CoordinatorError("FA-5014", lost, "Read the log."), final=False)
                 raise
 
-    def _count_void(self, order: Order, error: CoordinatorError, *, final: bool) -> None:
+    def _count_void(self, order: Order, error: FedAudioError, *, final: bool) -> None:
         self._voids += 1
         log.warning("%s", error)
         if final or self._voids >= TRIES:
@@ -138,7 +141,9 @@ class Coordinator:
 
     def _note_presence(self, fleet: Fleet) -> int:
         online = len(fleet.online())
-        self._registry.note_presence(os.getpid(), self._port, online)
+        if (self._port, online) != self._noted:
+            self._registry.note_presence(os.getpid(), self._port, online)
+            self._noted = (self._port, online)
         return online
 
     def _wait_for_devices(self, fleet: Fleet, stop: threading.Event) -> bool:

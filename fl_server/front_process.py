@@ -85,7 +85,7 @@ class FrontProcess:
             raise CoordinatorError(
                 "FA-5002",
                 f"Port {settings.port} on {settings.host} is in use.",
-                "Stop the other program, or choose another port in server.toml or with --port.",
+                "Stop the other program, or choose another port in server.toml.",
             )
         raise CoordinatorError(
             "FA-5008",

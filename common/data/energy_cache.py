@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -122,7 +123,8 @@ def forget_older(cache: Path, *, keep: int) -> None:
     kept = list(dict.fromkeys(_kind(table) for table in tables))[:keep]
     for file in cache.glob("*"):
         if file.is_file() and _kind(file) not in kept:
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that cannot be written is told of by who must write
+                file.unlink()
 
 
 def _kind(file: Path) -> str:

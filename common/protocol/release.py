@@ -37,9 +37,6 @@ STATE_LIMIT = 16_000_000
 PAST_LIMIT = 16_000_000
 """Samples that may influence one output frame: a listener keeps them all, and these are 1000 seconds."""
 
-SCORES_LIMIT = 10_000_000
-"""Frame logits of one window."""
-
 
 class Graph(Settings):
     """How to run graph.onnx.
@@ -88,8 +85,6 @@ class Manifest(Settings):
     def _fits_a_device(self) -> Self:
         if self.graph.receptive_field * self.task.front_end.hop > PAST_LIMIT:
             raise ValueError(f"more than {PAST_LIMIT} samples influence one output frame")
-        if self.task.clip_frames * len(self.task.labels) > SCORES_LIMIT:
-            raise ValueError(f"a window has more than {SCORES_LIMIT} frame logits")
         return self
 
 

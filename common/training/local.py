@@ -91,23 +91,26 @@ def answer_plan(
 
 def train_local(
     clips: Clips,
-    task: Task,
-    recipe: Recipe,
+    task: Task | None = None,
+    recipe: Recipe | None = None,
     *,
     weights: Weights | None = None,
     privacy: Privacy | None = None,
     cache: Path | None = None,
     seed: int = 0,
 ) -> tuple[Weights, TrainReport]:
-    """Train a model for `task` on all of `clips`, from `weights` or from scratch.
+    """Train a model on all of `clips`, from `weights` or from scratch.
 
     Args:
+        task: what to learn; by default the labels of `clips` with the default model.
+        recipe: how; by default as devices do.
         cache: folder that keeps the clips' energies for the next time.
         seed: of initial weights, batch order and augmentation; never of privacy noise.
 
     Raises:
         TrainingError: as `common.training.trainer.train`, FA-7001 architecture, FA-7002 weights.
     """
+    task, recipe = task or Task(labels=clips.labels), recipe or Recipe()
     generator = torch.Generator().manual_seed(_seed(seed))
     model = build_model(task, generator)
     if weights is not None:

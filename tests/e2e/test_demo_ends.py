@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -75,7 +76,44 @@ def test_a_demo_that_cannot_begin_leaves_nothing(tmp_path: Path, temporary: Path
 def test_nothing_outlives_the_demo(
     number: signal.Signals, status: int, corpus: Path, temporary: Path, tmp_path: Path
 ) -> None:
-    with (tmp_path / "log").open("wb") as log:
+    with running_demo(corpus, temporary, tmp_path / "log") as demo:
+        family = psutil.Process(demo.pid).children(recursive=True)
+        assert len(family) >= 2 + len(FLEET)
+        demo.send_signal(number)
+        wait_for(lambda: demo.poll() is not None, "the end of the demo")
+    assert demo.returncode == status
+    wait_for(lambda: not any(map(is_alive, family)), "the end of its processes")
+    said = (tmp_path / "log").read_text()
+    assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        assert left_behind(temporary) == []
+        assert "Logs are in" not in said
+
+
+def test_a_demo_that_fails_keeps_its_logs_and_says_where(
+    corpus: Path, temporary: Path, tmp_path: Path
+) -> None:
+    with running_demo(corpus, temporary, tmp_path / "log") as demo:
+        family = psutil.Process(demo.pid).children(recursive=True)
+        next(child for child in family if "server" in arguments(child)).kill()
+        wait_for(lambda: demo.poll() is not None, "the end of the demo")
+    assert demo.returncode == 6
+    wait_for(lambda: not any(map(is_alive, family)), "the end of its processes")
+    said = (tmp_path / "log").read_text()
+    assert "FA-5011" in said
+    (kept,) = left_behind(temporary)
+    assert f"Logs are in {kept}." in said
+    assert (kept / "server.log").stat().st_size > 0
+
+
+@contextmanager
+def running_demo(corpus: Path, temporary: Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A demo of one device, which trains."""
+
+    def check() -> None:
+        assert demo.poll() is None, output.read_text()
+
+    with output.open("wb") as log:
         demo = subprocess.Popen(
             [sys.executable, "-m", "fedaudio", *command(corpus, 500)],
             cwd=ROOT,
@@ -83,23 +121,12 @@ def test_nothing_outlives_the_demo(
             stderr=log,
             env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
         )
-    running = psutil.Process(demo.pid)
     try:
-        wait_for(lambda: has_fleet(running), "a device that trains", ended(demo, tmp_path / "log"))
-        family = running.children(recursive=True)
-        assert len(family) >= 2 + len(FLEET)
-        demo.send_signal(number)
-        wait_for(lambda: demo.poll() is not None, "the end of the demo")
+        wait_for(lambda: has_fleet(psutil.Process(demo.pid)), "a device that trains", check)
+        yield demo
     finally:
         demo.kill()
         demo.wait()
-    assert demo.returncode == status
-    wait_for(lambda: not any(map(is_alive, family)), "the end of its processes")
-    text = (tmp_path / "log").read_text()
-    assert "Traceback" not in text
-    if number != signal.SIGKILL:
-        assert left_behind(temporary) == []
-        assert "Logs are in" not in text
 
 
 def has_fleet(demo: psutil.Process) -> bool:
@@ -120,10 +147,3 @@ def is_alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def ended(demo: subprocess.Popen[bytes], log: Path) -> Callable[[], None]:
-    def check() -> None:
-        assert demo.poll() is None, log.read_text()
-
-    return check

@@ -11,9 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_client.frames import read_frame, read_frame_until, write_frame
-
-NEVER = float("inf")
+from fl_client.frames import read_frame, read_frame_until, write_frame, write_frame_until
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
@@ -56,5 +54,28 @@ def test_what_does_not_come_in_time_is_not_waited_for(part: bytes) -> None:
     os.write(write_end, part)
     with pytest.raises(TimeoutError):
         read_frame_until(read_end, time.monotonic() + 0.01)
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_frame_is_written_as_it_is_read() -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    frame = os.urandom(3_000_000)
+    writer = threading.Thread(target=write_frame_until, args=(write_end, frame, time.monotonic() + 60))
+    writer.start()
+    with os.fdopen(read_end, "rb") as pipe:
+        assert read_frame(pipe) == frame
+    writer.join()
+    with pytest.raises(BrokenPipeError):
+        write_frame_until(write_end, frame, time.monotonic() + 60)
+    os.close(write_end)
+
+
+def test_who_does_not_read_is_not_waited_for() -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with pytest.raises(TimeoutError):
+        write_frame_until(write_end, bytes(3_000_000), time.monotonic() + 0.01)
     os.close(read_end)
     os.close(write_end)

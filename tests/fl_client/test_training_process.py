@@ -21,10 +21,12 @@ from common.protocol.tensors import Weights, encode_weights, schema_of
 from common.task import Task
 from fl_client.home import DeviceHome
 from fl_client.orders import answer_order
+from fl_client.settings import DeviceSettings
 from fl_client.training_process import TrainingProcess
 from tests.processes import SMALL, wait_for
 
 TASK = Task.model_validate(SMALL["task"])
+KITCHEN = DeviceSettings(name="kitchen", server="127.0.0.1:1")
 
 
 @cache
@@ -107,6 +109,16 @@ def test_a_malformed_plan_is_refused_without_a_worker(training: TrainingProcess)
     assert not training.running
 
 
+def test_a_worker_that_stands_still_is_not_waited_for(training: TrainingProcess) -> None:
+    assert refused(training.answer(order(base="0" * 64), weight_bytes())) == "FA-3010"
+    worker = worker_of(training)
+    worker.suspend()
+    # More than a pipe holds, so the order itself cannot be handed over.
+    assert refused(training.answer(order(seconds=0.5), bytes(3_000_000))) == "FA-4002"
+    assert not worker.is_running()
+    assert not training.running
+
+
 def test_an_idle_worker_goes(device: DeviceHome) -> None:
     training = TrainingProcess(device, idle_seconds=0.0)
     assert refused(training.answer(order(base="0" * 64), weight_bytes())) == "FA-3010"
@@ -117,41 +129,41 @@ class TestOrders:
     """What the worker does with an order, in this process."""
 
     def test_a_training(self, device: DeviceHome) -> None:
-        answer = read(answer_order(order(), weight_bytes(), device, "kitchen"))
+        answer = read(answer_order(order(), weight_bytes(), device, KITCHEN))
         assert isinstance(answer, Answer)
         assert (answer.report.kind, answer.report.round) == ("train", 1)
 
     def test_an_evaluation(self, device: DeviceHome) -> None:
         plan = order(kind="evaluate", holdout=0.5)
-        answer = read(answer_order(plan, weight_bytes(), device, "kitchen"))
+        answer = read(answer_order(plan, weight_bytes(), device, KITCHEN))
         assert isinstance(answer, Answer)
         assert answer.delta == {}
         assert answer.report.correct <= answer.report.clips <= 6
 
     def test_weights_that_the_plan_does_not_name(self, device: DeviceHome) -> None:
-        data = answer_order(order(base="0" * 64), weight_bytes(), device, "kitchen")
+        data = answer_order(order(base="0" * 64), weight_bytes(), device, KITCHEN)
         assert refused(data) == "FA-3010"
 
     def test_weights_of_another_model(self, device: DeviceHome) -> None:
         other = TASK.model_copy(update={"width": 8})
-        assert refused(answer_order(order(task=other), weight_bytes(), device, "kitchen")) == "FA-3002"
+        assert refused(answer_order(order(task=other), weight_bytes(), device, KITCHEN)) == "FA-3002"
 
     def test_an_architecture_nobody_knows(self, device: DeviceHome) -> None:
         other = TASK.model_copy(update={"architecture": "../../evil"})
-        assert refused(answer_order(order(task=other), weight_bytes(), device, "kitchen")) == "FA-7001"
+        assert refused(answer_order(order(task=other), weight_bytes(), device, KITCHEN)) == "FA-7001"
 
     def test_labels_the_device_has_no_clips_of(self, device: DeviceHome) -> None:
         other = TASK.model_copy(update={"labels": ("yes", "no")})
-        assert refused(answer_order(order(task=other), weight_bytes(), device, "kitchen")) == "FA-2007"
+        assert refused(answer_order(order(task=other), weight_bytes(), device, KITCHEN)) == "FA-2007"
 
     def test_no_clips(self, device: DeviceHome) -> None:
         for file in device.clips.glob("*/*.flac"):
             file.unlink()
-        assert refused(answer_order(order(), weight_bytes(), device, "kitchen")) == "FA-2002"
+        assert refused(answer_order(order(), weight_bytes(), device, KITCHEN)) == "FA-2002"
 
     def test_a_cache_that_cannot_be_written(self, device: DeviceHome) -> None:
         device.cache.write_text("a file in the place of the folder")
-        assert refused(answer_order(order(), weight_bytes(), device, "kitchen")) == "FA-8001"
+        assert refused(answer_order(order(), weight_bytes(), device, KITCHEN)) == "FA-8001"
 
     def test_damaged_clips_are_skipped_and_counted(
         self, device: DeviceHome, caplog: pytest.LogCaptureFixture
@@ -165,7 +177,7 @@ class TestOrders:
         }
         for name, data in damaged.items():
             (device.clips / "high" / name).write_bytes(data)
-        answer = read(answer_order(order(), weight_bytes(), device, "kitchen"))
+        answer = read(answer_order(order(), weight_bytes(), device, KITCHEN))
         assert isinstance(answer, Answer)
         assert answer.report.clips == 6
         assert answer.report.skipped == len(damaged)

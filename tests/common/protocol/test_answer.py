@@ -40,7 +40,7 @@ privacy = st.builds(
     epsilon=st.floats(0, 1e6),
     delta=st.floats(0, 0.5),
     accountant=st.text(max_size=64),
-    noise_multiplier=st.floats(1e-3, 1e3),
+    noise_multiplier=st.floats(0.01, 1e3),
     sampling_rate=st.floats(1e-6, 1),
     steps=counts,
 )

@@ -116,6 +116,10 @@ def test_no_folder_is_no_release(tmp_path: Path) -> None:
         lambda document: document.update(schema=[["w", 2]]),
         lambda document: document["graph"].update(state={"s": [-1]}),
         lambda document: document["graph"].update(receptive_field=0),
+        lambda document: document["graph"].update(receptive_field=10**12),
+        lambda document: document["graph"].update(state={"s": [10**6, 10**6]}),
+        lambda document: document["graph"].update(state={f"s{i}": [1000, 1000] for i in range(17)}),
+        lambda document: document.update(version=2**53 + 1),
         lambda document: document["metrics"].update(device_accuracy=1.5),
         lambda document: document["metrics"].update(validation_loss=-1),
     ],
@@ -123,6 +127,21 @@ def test_no_folder_is_no_release(tmp_path: Path) -> None:
 def test_a_malformed_manifest_is_refused(change: Callable[[dict[str, object]], object]) -> None:
     with pytest.raises(ProtocolError, match="FA-3011"):
         open_release(changed(change))
+
+
+def test_what_only_together_is_too_much_for_a_device_is_refused() -> None:
+    def remember_hours(document: dict[str, dict[str, object]]) -> None:
+        document["graph"]["receptive_field"] = 100_000
+        document["task"]["front_end"] = {"kind": "log-mel", "hop": 4096}
+
+    def score_thousands(document: dict[str, dict[str, object]]) -> None:
+        document["task"]["labels"] = [str(i) for i in range(1000)]
+        document["task"]["clip_seconds"] = 30
+        document["task"]["front_end"] = {"kind": "log-mel", "hop": 16}
+
+    for change in (remember_hours, score_thousands):
+        with pytest.raises(ProtocolError, match="FA-3011"):
+            open_release(changed(change))
 
 
 @pytest.mark.parametrize("shape", [[3, 2], [6], [2**62, 4], [2**31, 2**31, 2**31], [2, 3, 1]])
