@@ -22,7 +22,7 @@ demo: .venv/ready  ## A coordinator and four devices on this machine, with a syn
 	$(BIN)/fedaudio demo
 
 test: .venv/ready  ## The test suite
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-slow: .venv/ready  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 1800

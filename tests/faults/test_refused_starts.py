@@ -84,17 +84,17 @@ def test_a_read_only_folder_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_explained_and_leaves_no_half_release(tmp_path: Path) -> None:
-    # A limit on file size stands for the full disk.
+    # A limit on file size stands for the full disk; these weights are larger, the database is not.
     script = dedent("""
         import resource, sys
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
         from fedaudio.cli import main
         main()
     """)
-    with Federation(tmp_path, {}) as federation:
+    with Federation(tmp_path, {"task": {"labels": ["yes", "no"], "width": 128}}) as federation:
         federation.registry.close()
         done = subprocess.run(
-            [sys.executable, "-c", script, "60000", "server", "start", "--home", str(federation.home.root)],
+            [sys.executable, "-c", script, "200000", "server", "start", "--home", str(federation.home.root)],
             cwd=ROOT,
             capture_output=True,
             text=True,
