@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+
+LOG_FORMAT = "FEDAUDIO_LOG_FORMAT"
+"""Environment variable, text or json: the command sets it, and the processes it starts inherit it."""
 
 
 class JsonLines(logging.Formatter):
@@ -36,13 +40,13 @@ def printable(text: str) -> str:
 
 
 def configure_logging(
-    *, json_lines: bool, level: int = logging.INFO, quiet: Sequence[str] = ("flwr", "httpx", "onnx_ir")
+    *, level: int = logging.INFO, quiet: Sequence[str] = ("flwr", "httpx", "onnx_ir")
 ) -> None:
-    """Log to standard error; loggers named in `quiet` only warn."""
+    """Log to standard error, as `LOG_FORMAT` says; loggers named in `quiet` only warn."""
     handler = logging.StreamHandler()
     handler.setFormatter(
         JsonLines()
-        if json_lines
+        if os.environ.get(LOG_FORMAT) == "json"
         else TextLines("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)

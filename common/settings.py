@@ -57,6 +57,11 @@ def parse_settings(model: type[Model], document: object, source: str) -> Model:
         ) from error
 
 
+def split_list(text: str) -> list[str]:
+    """The entries of a list that was written with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def first_fault(error: ValidationError) -> str:
     """What is wrong with the first faulty field, in a few words, however long what was sent is."""
     detail = error.errors()[0]

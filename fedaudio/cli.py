@@ -12,7 +12,7 @@ import typer
 
 import fedaudio
 from common.errors import FedAudioError
-from common.log import printable
+from common.log import LOG_FORMAT, printable
 from fedaudio.demo.command import demo
 from fl_client import cli as client
 from fl_server import cli as server
@@ -42,8 +42,7 @@ def options(
     ] = LogFormat.TEXT,
 ) -> None:
     """Devices learn one shared audio model without their audio leaving them."""
-    # Child processes inherit this.
-    os.environ["FEDAUDIO_LOG_FORMAT"] = log_format.value
+    os.environ[LOG_FORMAT] = log_format.value
     if version:
         typer.echo(fedaudio.__version__)
 

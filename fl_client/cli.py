@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from common.settings import load_settings
+from common.settings import load_settings, split_list
 from fl_client.home import DeviceHome
 from fl_client.settings import DeviceSettings
 
@@ -65,7 +65,7 @@ def import_folder(
     place = _existing(home)
     clips = Clips.load(source)
     if speakers:
-        wanted = {part.strip() for part in speakers.split(",")}
+        wanted = set(split_list(speakers))
         clips = clips.filter(lambda clip: clip.speaker in wanted)
     columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
@@ -97,7 +97,7 @@ def start(home: Home = None, source: Source = None) -> None:
 
     place = DeviceHome.find(home)
     settings = load_settings(DeviceSettings, place.config)
-    configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json")
+    configure_logging()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

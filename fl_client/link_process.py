@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common.files import StorageError, write_atomic
 from common.log import configure_logging
+from common.parent import wait_for_end_of_input
 from common.settings import load_settings
 from fl_client.app import make_client_app
 from fl_client.home import DeviceHome
@@ -81,7 +82,7 @@ def main() -> None:
     """Stay linked until asked to stop."""
     home = DeviceHome(Path(sys.argv[1]))
     settings = load_settings(DeviceSettings, home.config)
-    configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json")
+    configure_logging()
     stop = threading.Event()
     training = TrainingProcess(home, settings.worker_idle_seconds)
 
@@ -125,9 +126,7 @@ def main() -> None:
 
 
 def _end_with_parent(end: Callable[[], None]) -> None:
-    # Not through sys.stdin: a thread that waits there holds a lock that the interpreter needs to end.
-    while os.read(sys.stdin.fileno(), 1):
-        pass
+    wait_for_end_of_input()
     end()
 
 

@@ -39,7 +39,7 @@ class TrainingProcess:
         try:
             seconds = parse_plan(plan).seconds
         except FedAudioError as error:
-            return encode_refusal(Refusal(code=error.code, reason=error.happened[:500]))
+            return _refuse(error.code, error.happened[:500])
         with self._lock:
             if self._idle:
                 self._idle.cancel()

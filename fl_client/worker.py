@@ -22,7 +22,7 @@ def main() -> None:
     """Answer orders until standard input ends."""
     home = DeviceHome(Path(sys.argv[1]))
     settings = load_settings(DeviceSettings, home.config)
-    configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json")
+    configure_logging()
     os.nice(settings.worker_niceness)
     while (plan := read_frame(sys.stdin.buffer)) is not None:
         weights = read_frame(sys.stdin.buffer)

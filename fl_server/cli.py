@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -48,7 +47,7 @@ def init(
     ] = "localhost,127.0.0.1",
 ) -> None:
     """Make a coordinator: server.toml and a certificate that devices pin."""
-    from common.settings import parse_settings
+    from common.settings import parse_settings, split_list
     from fl_server.initialise import initialise
     from fl_server.settings import ServerSettings
 
@@ -56,11 +55,11 @@ def init(
     document = {
         "host": host,
         "port": port,
-        "task": {"labels": _split(labels), "clip_seconds": clip_seconds},
+        "task": {"labels": split_list(labels), "clip_seconds": clip_seconds},
         "rounds": {"min_devices": 2, "wait_seconds": 120},
         "recipe": {"epochs": 2},
     }
-    initialise(place, parse_settings(ServerSettings, document, "the command line"), names=_split(names))
+    initialise(place, parse_settings(ServerSettings, document, "the command line"), names=split_list(names))
     typer.echo(f"Made {place.config}. Devices need {place.certificate}.")
     typer.echo("Next: fedaudio server start")
 
@@ -79,7 +78,7 @@ def start(
     from fl_server.coordinator import Coordinator
     from fl_server.settings import ServerSettings
 
-    configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json")
+    configure_logging()
     place = CoordinatorHome.find(home)
     settings = load_settings(ServerSettings, place.config)
     if port is not None:
@@ -205,10 +204,6 @@ def _require_running(home: CoordinatorHome) -> None:
         raise CoordinatorError(
             "FA-5009", "The coordinator is not running.", "Start it: fedaudio server start"
         )
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _number(value: float | None) -> str:

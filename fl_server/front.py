@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import os
 import socket
 import sys
 import threading
@@ -28,6 +27,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.log import configure_logging
+from common.parent import wait_for_end_of_input
 from common.protocol.release import FILES
 from fl_server.home import CoordinatorHome
 from fl_server.link import make_superlink, start_run
@@ -126,7 +126,7 @@ def make_routes(releases: Path, stopping: threading.Event) -> Starlette:
 def main() -> None:
     """Serve until standard input ends."""
     home, host, port = CoordinatorHome(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
-    configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json", quiet=["flwr", "uvicorn"])
+    configure_logging(quiet=["flwr", "uvicorn"])
     secret = bytes.fromhex(sys.stdin.readline().strip())
     public, private = _listen(host, port), _listen("127.0.0.1", 0)
     superlink, stopping = make_superlink(secret), threading.Event()
@@ -141,8 +141,8 @@ def main() -> None:
     ]
     # A thread, because a blocking read of standard input cannot be waited for on every platform.
     threading.Thread(target=_stop_with_parent, args=(servers, stopping), daemon=True).start()
-    run = start_run(superlink)
-    ready = {"port": public.getsockname()[1], "private": private.getsockname()[1], "run": run}
+    start_run(superlink)
+    ready = {"port": public.getsockname()[1], "private": private.getsockname()[1]}
     print(json.dumps(ready), flush=True)  # noqa: T201 - the parent waits for this line
     asyncio.run(_serve(servers, [private, public]))
 
@@ -172,9 +172,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _stop_with_parent(servers: list[uvicorn.Server], stopping: threading.Event) -> None:
-    # Not through sys.stdin: a thread that waits there holds a lock that the interpreter needs to end.
-    while os.read(sys.stdin.fileno(), 1):
-        pass
+    wait_for_end_of_input()
     stopping.set()
     for server in servers:
         server.should_exit = True

@@ -47,7 +47,6 @@ class FrontProcess:
             self._raise_not_started(settings)
         ready = json.loads(line)
         self.port, self.private_address = int(ready["port"]), f"127.0.0.1:{ready['private']}"
-        self.run_id = int(ready["run"])
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +84,7 @@ class FrontProcess:
             raise CoordinatorError(
                 "FA-5002",
                 f"Port {settings.port} on {settings.host} is in use.",
-                "Stop the other program, or choose another port in server.toml.",
+                "Stop the other program, or choose another port in server.toml or with --port.",
             )
         raise CoordinatorError(
             "FA-5008",

@@ -104,13 +104,13 @@ def make_superlink(secret: bytes) -> FastAPI:
     return create_app(config, SuperLinkLifespan)
 
 
-def start_run(superlink: FastAPI) -> int:
-    """Begin a Flower run in `superlink` and return its id."""
+def start_run(superlink: FastAPI) -> None:
+    """Begin the one Flower run in `superlink`, for a `CoordinatorGrid` to claim."""
     fab, _ = build_fab_from_files({"pyproject.toml": _RUN_PROJECT.encode()})
     request = StartRunRequest(fab=fab_to_proto(Fab(hashlib.sha256(fab).hexdigest(), fab, {})))
     account = AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=NOOP_ACCOUNT_NAME)
     state = superlink.state.linkstate_factory.state()
-    return int(control_handlers.start_run(request, account, state, None).run_id)
+    control_handlers.start_run(request, account, state, None)
 
 
 class CoordinatorGrid(HttpGrid):

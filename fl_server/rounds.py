@@ -1,4 +1,4 @@
-"""One round, top to bottom: draw a cohort, send the plan, fold the updates in, step, evaluate, release."""
+"""What a round asks of devices: draw a cohort, send it a plan, check each answer, fold it in or add it up."""
 
 from __future__ import annotations
 

@@ -6,16 +6,14 @@ Run as `python -m fedaudio.demo.child ARGUMENTS`.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 
+from common.parent import wait_for_end_of_input
 from fedaudio.cli import main
 
 
 def _end_with_demo() -> None:
-    # Not through sys.stdin: a thread that waits there holds a lock that the interpreter needs to end.
-    while os.read(sys.stdin.fileno(), 1):
-        pass
+    wait_for_end_of_input()
     # At once, whatever the main thread is in: with the demo gone nobody is left to kill one that lingers.
     os._exit(1)
 

@@ -40,11 +40,12 @@ def demo(
 
     Ends with status 1 if training did not improve on the untrained model.
     """
+    from common.settings import split_list
     from fedaudio.demo.run import DemoConfig, run_demo
     from fedaudio.demo.summary import print_summary
     from fedaudio.demo.view import DemoView
 
-    config = DemoConfig(data or corpus, rounds, devices, partition, dp, tuple(_names(unseen)), seed)
+    config = DemoConfig(data or corpus, rounds, devices, partition, dp, tuple(split_list(unseen)), seed)
     console = Console(stderr=as_json)
     with _unwound_by_sigterm(), _work_folder(console) as work, DemoView(console, rounds) as view:
         outcome = run_demo(config, work, out, view.tell, view.update)
@@ -84,7 +85,3 @@ def _work_folder(console: Console) -> Iterator[Path]:
             console.print(f"Logs are in {work}.", highlight=False, soft_wrap=True)
         else:
             shutil.rmtree(work, ignore_errors=True)
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

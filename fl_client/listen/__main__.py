@@ -30,7 +30,7 @@ LARGEST_LOG = 10_000_000
 def main(arguments: list[str] | None = None) -> int:
     """Listen until SIGTERM, SIGINT, the end of the sound or, if asked, of the parent; the exit status."""
     options = _parser().parse_args(arguments)
-    configure_logging(json_lines=os.environ.get("FEDAUDIO_LOG_FORMAT") == "json")
+    configure_logging()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from textwrap import dedent
@@ -11,12 +12,12 @@ from textwrap import dedent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.log import JsonLines, printable
+from common.log import LOG_FORMAT, JsonLines, printable
 
 SCRIPT = dedent("""
-    import logging, sys
+    import logging
     from common.log import configure_logging
-    configure_logging(json_lines=sys.argv[1] == "json")
+    configure_logging()
     logging.getLogger("fl_client.link").info("linked to %s", "Zürich\\n")
     logging.getLogger("flwr").info("chatter")
     logging.getLogger("flwr").warning("trouble")
@@ -28,7 +29,8 @@ SCRIPT = dedent("""
 
 
 def run(form: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", SCRIPT, form], capture_output=True, text=True, check=True)
+    env = os.environ | {LOG_FORMAT: form}
+    return subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, env=env)
 
 
 def test_json_lines_hold_one_object_each() -> None:
