@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-slow lint bench clean
+.PHONY: help setup demo test test-slow fuzz lint bench clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,6 +27,9 @@ test: .venv/ready  ## The test suite
 test-slow: .venv/ready  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
+fuzz: .venv/ready  ## A million spoiled messages: none may be believed, crash or keep anybody busy
+	$(BIN)/python -m tests.fuzz --mutants 1000000
+
 lint: .venv/ready  ## Style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,7 +37,7 @@ lint: .venv/ready  ## Style, types and the direction of imports
 	$(BIN)/lint-imports
 
 bench: .venv/ready  ## All benchmarks; see benchmarks/RESULTS.md
-	for name in features listener swap aggregation_memory round_overhead; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in features listener swap aggregation_memory envelope ingest enrolment round_overhead; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:  ## Remove what was built
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

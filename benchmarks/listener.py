@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypedDict
 
@@ -24,9 +24,21 @@ import psutil
 import soundfile
 
 from common.audio.front_end import SAMPLE_RATE
+from common.audio.golden import golden_clip
 from common.files import sha256
-from common.protocol.release import GRAPH, MANIFEST, WEIGHTS, Manifest
-from common.protocol.tensors import encode_weights, schema_of
+from common.protocol.release import (
+    GRAPH,
+    MANIFEST,
+    WEIGHTS,
+    Anchor,
+    Golden,
+    Manifest,
+    describe_tensors,
+    digest_of,
+    write_release,
+)
+from common.protocol.tensors import encode_weights
+from common.security.canonical import canonical
 from common.task import Task
 from fl_client.listen.sources import open_source
 from fl_client.store import ModelStore
@@ -50,6 +62,7 @@ def untrained_release(version: int) -> dict[str, bytes]:
     import torch
 
     from common.models.export import export_graph
+    from common.models.golden import golden_scores
     from common.models.registry import build_model
     from common.models.weights import get_weights
 
@@ -57,16 +70,20 @@ def untrained_release(version: int) -> dict[str, bytes]:
     model = build_model(task, torch.Generator().manual_seed(version))
     graph_bytes, graph = export_graph(model, task)
     weights = get_weights(model)
-    data = encode_weights(weights)
+    data, created = encode_weights(weights), datetime(2026, 1, 1, tzinfo=UTC)
     manifest = Manifest(
+        coordinator="0" * 64,
         version=version,
-        created=datetime(2026, 1, 1, tzinfo=UTC),
+        created=created,
+        expires=created + timedelta(days=365),
         task=task,
         weights=sha256(data),
-        schema=schema_of(weights),
+        tensors=describe_tensors(weights),
         graph=graph,
+        golden=Golden(digest=digest_of(golden_clip(task.clip_samples)), scores=golden_scores(task, weights)),
+        evidence=Anchor(entries=0, head="0" * 64),
     )
-    return {MANIFEST: manifest.model_dump_json(by_alias=True).encode(), WEIGHTS: data, GRAPH: graph_bytes}
+    return {MANIFEST: canonical(manifest), WEIGHTS: data, GRAPH: graph_bytes}
 
 
 def write_sound(path: Path, seconds: float) -> None:
@@ -168,7 +185,8 @@ def main() -> None:
     parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.export:
-        ModelStore(options.export / "models").install(untrained_release(1))
+        write_release(options.export / "models" / "00000001", untrained_release(1))
+        (options.export / "models" / "current").write_text("1\n")
     elif options.peer:
         home, source, seconds = options.peer
         print(json.dumps(run_peer(Path(home), source, float(seconds))))

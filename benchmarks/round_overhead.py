@@ -1,9 +1,10 @@
-"""Time of a round in which nobody trains, beside stock Flower with a model of the same size in the same run.
+"""Time of a round in which nobody trains: with security, without, and stock Flower, all in the same run.
 
-    python -m benchmarks.round_overhead [--devices 2 10] [--rounds 8] [--no-stock] [--json]
+    python -m benchmarks.round_overhead [--devices 2 10] [--rounds 8] [--repeats 3] [--no-stock] [--json]
 
-Ours: `fedaudio server start` and `fedaudio client start` as real processes over TLS, a plan of 0 optimiser
-steps, no evaluation; a round includes sending the model, the answers, the step, and writing the release.
+Ours: `fedaudio server start` and `fedaudio client start` as real processes, a plan of 0 optimiser steps, no
+evaluation; a round includes sending the model, the answers, the step, and writing the release. Without
+security is `--insecure-loopback`: no TLS, plans not signed, answers not sealed. The two take turns.
 Flower's: its SuperLink and SuperNodes as they come, FedAvg, without evaluation. The first round, in which
 processes load, is shown apart; the rest is the median.
 """
@@ -24,20 +25,24 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from common.data.clips import Clips
 from common.data.importing import import_clips
 from common.data.synthetic.corpus import make_corpus
+from common.protocol.invitation import Invitation
 from common.protocol.plan import Recipe
 from common.task import Task
+from fl_client.enrol import enrol
 from fl_client.home import DeviceHome
-from fl_client.initialise import initialise as initialise_device
 from fl_server.home import CoordinatorHome
 from fl_server.initialise import initialise as initialise_server
 from fl_server.registry import Registry
 from fl_server.settings import RoundSettings, ServerSettings
+from fl_server.tokens import make_token
 
 VALUES = 95_220
 """Parameters of the default model, 381 kB."""
@@ -58,8 +63,8 @@ def timing(seconds: Sequence[float]) -> Timing:
     return Timing(seconds[0], statistics.median(seconds[1:]))
 
 
-def time_ours(devices: int, rounds: int, folder: Path) -> Timing:
-    """Rounds of a coordinator and `devices` devices on this machine."""
+def time_ours(devices: int, rounds: int, folder: Path, *insecure: str) -> Timing:
+    """Rounds of a coordinator and `devices` devices on this machine, all started with `insecure`."""
     clips = Clips.load(make_corpus(folder / "corpus", kind="words", voices=1, labels=2, takes=2, seed=0))
     server = CoordinatorHome(folder / "server")
     settings = ServerSettings(
@@ -68,19 +73,22 @@ def time_ours(devices: int, rounds: int, folder: Path) -> Timing:
         rounds=RoundSettings(min_devices=devices, evaluate=False),
         recipe=Recipe(steps=0),
     )
-    initialise_server(server, settings, names=["127.0.0.1"])
+    pin = initialise_server(server, settings, names=["127.0.0.1"])
     with ExitStack() as running:
-        running.enter_context(_process("fedaudio", "server", "start", "--home", str(server.root)))
+        running.enter_context(_process("fedaudio", "server", "start", "--home", str(server.root), *insecure))
         registry = Registry(server.database)
         _wait(lambda: registry.presence() is not None)
         presence = registry.presence()
         port = presence.port if presence else 0
         for number in range(devices):
             home = DeviceHome(folder / f"device{number}")
-            address = f"127.0.0.1:{port}"
-            initialise_device(home, server=address, ca=server.certificate, name=f"device{number}")
+            token = make_token(registry, timedelta(minutes=5), uses=1)
+            invitation = Invitation(f"127.0.0.1:{port}", pin, token)
+            enrol(home, invitation, name=f"device{number}", insecure=bool(insecure))
             import_clips(clips, home.clips)
-            running.enter_context(_process("fedaudio", "client", "start", "--home", str(home.root)))
+            running.enter_context(
+                _process("fedaudio", "client", "start", "--home", str(home.root), *insecure)
+            )
         order = registry.place_order(rounds + 1)
         _wait(lambda: registry.order(order.id).state != "open")
         return timing([row.seconds for row in registry.rounds() if row.state == "done"])
@@ -243,26 +251,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--devices", type=int, nargs="+", default=[2, 10])
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3, help="of ours, with and without security in turns")
     parser.add_argument("--no-stock", action="store_true", help="leave Flower's own out")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results = []
     for devices in options.devices:
-        for name, measure in (("fedaudio", time_ours), ("stock Flower", time_stock)):
-            if name != "fedaudio" and options.no_stock:
-                continue
-            folder = Path(tempfile.gettempdir()) / f"round-overhead-{secrets.token_hex(4)}"
-            folder.mkdir()
-            try:
-                took = measure(devices, options.rounds, folder)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            results.append({"what": name, "devices": devices, "first_s": took.first, "median_s": took.median})
-            print(
-                f"{name:14} {devices:3} devices: {took.median:6.2f} s a round, {took.first:6.2f} s the first"
+        secure, bare = list[Timing](), list[Timing]()
+        for _ in range(options.repeats):
+            secure.append(_in_folder(partial(time_ours, devices, options.rounds)))
+            bare.append(
+                _in_folder(
+                    lambda folder, n=devices: time_ours(n, options.rounds, folder, "--insecure-loopback")
+                )
             )
+        stock = [] if options.no_stock else [_in_folder(partial(time_stock, devices, options.rounds))]
+        for name, runs in (("fedaudio", secure), ("without security", bare), ("stock Flower", stock)):
+            if runs:
+                first = statistics.median(run.first for run in runs)
+                median = statistics.median(run.median for run in runs)
+                results.append({"what": name, "devices": devices, "first_s": first, "median_s": median})
+                print(f"{name:16} {devices:3} devices: {median:6.2f} s a round, {first:6.2f} s the first")
+        price = statistics.median(run.median for run in secure) / statistics.median(
+            run.median for run in bare
+        )
+        results.append({"what": "price of security", "devices": devices, "ratio": price})
+        print(f"price of security {devices:2} devices: {price:.2f} x")
     if options.json:
         print(json.dumps({"benchmark": "round_overhead", "results": results}))
+
+
+def _in_folder(measure: Callable[[Path], Timing]) -> Timing:
+    """What `measure` finds in a folder of its own."""
+    folder = Path(tempfile.gettempdir()) / f"round-overhead-{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        return measure(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

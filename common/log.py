@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -39,6 +40,34 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+class Throttle(logging.Filter):
+    """Passes so many records of one logger a second: how often some things are worth a line, a peer decides.
+
+    Args:
+        most: records of one logger in a second. The next one after them says how many were left out.
+    """
+
+    def __init__(self, most: int = 50) -> None:
+        super().__init__()
+        self._most = most
+        self._lock = threading.Lock()
+        self._seen: dict[str, tuple[int, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record passes."""
+        now = int(record.created)
+        with self._lock:
+            second, seen = self._seen.get(record.name, (now, 0))
+            if now == second:
+                self._seen[record.name] = (now, seen + 1)
+                return seen < self._most
+            self._seen[record.name] = (now, 1)
+        if seen > self._most:
+            record.msg = f"{record.getMessage()} ({seen - self._most} lines before this one were left out)"
+            record.args = ()
+        return True
+
+
 def configure_logging(
     *, level: int = logging.INFO, quiet: Sequence[str] = ("flwr", "httpx", "onnx_ir")
 ) -> None:
@@ -49,6 +78,11 @@ def configure_logging(
         if os.environ.get(LOG_FORMAT) == "json"
         else TextLines("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
     )
+    handler.addFilter(Throttle())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in quiet:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        # Flower's writes its lines itself.
+        for own in logger.handlers:
+            own.addFilter(Throttle())

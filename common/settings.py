@@ -31,7 +31,8 @@ def load_settings(model: type[Model], path: Path) -> Model:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError("FA-6001", f"There is no {path}.", "Run the `init` command first.") from error
+        remedy = "Make it first: `fedaudio server init` or `fedaudio client enroll`."
+        raise ConfigError("FA-6001", f"There is no {path}.", remedy) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError("FA-6002", f"{path} is not readable TOML: {error}.", "Correct the file.") from error
     return parse_settings(model, document, str(path))

@@ -12,6 +12,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from common.version import VERSION
+
 # Read by flwr when it is imported: nothing here phones home.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from fl_client.listen.recognizer import Recognizer
 
 __all__ = ["Clips", "Recognizer", "load_release", "train_local"]
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Clips": "common.data.clips",

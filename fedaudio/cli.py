@@ -6,13 +6,15 @@ import json
 import os
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 import fedaudio
 from common.errors import FedAudioError
+from common.files import storage_error
 from common.log import LOG_FORMAT, printable
+from fedaudio import model
 from fedaudio.demo.command import demo
 from fl_client import cli as client
 from fl_server import cli as server
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
+app.add_typer(model.app, name="model")
 app.command()(demo)
 
 
@@ -52,10 +55,17 @@ def main() -> None:
     try:
         app()
     except FedAudioError as error:
-        if "--json" in sys.argv:
-            document = {"error": error.code, "happened": error.happened, "remedy": error.remedy}
-            typer.echo(json.dumps(document))
-        else:
-            # What happened may be in the words of a peer.
-            typer.echo(f"{error.code}: {printable(error.happened)}\n{error.remedy}", err=True)
-        sys.exit(error.status)
+        _fail(error)
+    except OSError as error:
+        # Files that no part of the program has foreseen to be in the way.
+        _fail(storage_error(str(error.filename or "Something of this machine"), error))
+
+
+def _fail(error: FedAudioError) -> NoReturn:
+    if "--json" in sys.argv:
+        document = {"error": error.code, "happened": error.happened, "remedy": error.remedy}
+        typer.echo(json.dumps(document))
+    else:
+        # What happened may be in the words of a peer.
+        typer.echo(f"{error.code}: {printable(error.happened)}\n{error.remedy}", err=True)
+    sys.exit(error.status)

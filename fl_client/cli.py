@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -16,6 +17,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from common.errors import ConfigError, DeviceError
+from common.files import is_there
+from common.log import printable
 from common.settings import load_settings, split_list
 from fl_client.home import DeviceHome
 from fl_client.settings import DeviceSettings
@@ -24,30 +28,72 @@ app = typer.Typer(
     help="A device: listens, learns from its own clips, keeps its model new.", no_args_is_help=True
 )
 
+keys = typer.Typer(help="The device's keys.", no_args_is_help=True)
+policy = typer.Typer(help="What the device's owner agrees to.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+app.add_typer(policy, name="policy")
+
+PROTECTIONS = {
+    "passphrase": "The private keys are encrypted under a passphrase.",
+    "file-mode": "The private keys are protected by file mode 0600 alone: who can read the disk has them.",
+}
+
 Home = Annotated[Path | None, typer.Option("--home", help="Folder of the device's state.")]
 Source = Annotated[
     str | None, typer.Option(help="What to listen to: mic, stdin, or file:PATH[,loop][,fast].")
+]
+PassphraseFile = Annotated[Path | None, typer.Option(help="File with the passphrase of the device's keys.")]
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure-loopback", help="No TLS, nothing signed or sealed; 127.0.0.1 and ::1 only."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
-def init(
-    server: Annotated[str, typer.Option(help="host:port of the coordinator.")],
-    ca: Annotated[Path, typer.Option(help="The coordinator's certificate (its keys/tls.crt).")],
+def enroll(
+    invitation: Annotated[
+        str,
+        typer.Argument(help="What `fedaudio server devices token` printed; - reads it from standard input."),
+    ],
     home: Home = None,
     name: Annotated[
         str | None, typer.Option(help="Unique in the fleet; the host's name if not given.")
     ] = None,
     source: Source = None,
+    passphrase_file: PassphraseFile = None,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Ask for a passphrase that the keys are encrypted under.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the operator's approval.")] = False,
+    insecure_loopback: Insecure = False,
+    as_json: Json = False,
 ) -> None:
-    """Make a device: device.toml, and the certificate it trusts."""
-    from fl_client.initialise import initialise
+    """Make this a device of a coordinator: keys made here, a certificate from there."""
+    from common.security.keys import read_protection
+    from fl_client.enrol import enrol
 
+    _check_spelling(source)
     place = DeviceHome.find(home)
-    own = re.sub(r"[^\w.-]", "-", platform.node()) or "device"
-    initialise(place, server=server, ca=ca, name=name or own, source=source)
-    typer.echo(f"Made {place.config}.")
+    own = re.sub(r"[^\w.-]", "-", platform.node())[:64] or "device"
+    secret = _new_passphrase(passphrase_file, ask=passphrase)
+    done = enrol(
+        place,
+        sys.stdin.readline() if invitation == "-" else invitation,
+        name=name or own,
+        source=source,
+        passphrase=secret,
+        wait_seconds=math.inf if wait else 0.0,
+        insecure=insecure_loopback,
+    )
+    protection = read_protection(place.identity).by
+    if as_json:
+        typer.echo(json.dumps({"state": done.state, "device": done.device, "protection": protection}))
+        return
+    typer.echo(f"Made {place.config}; the device is {done.device}. What it agrees to is in {place.policy}.")
+    typer.echo(PROTECTIONS[protection])
+    if done.state == "pending":
+        typer.echo("An operator of the coordinator has yet to approve it; `client start` asks until then.")
     typer.echo("Next: fedaudio client import FOLDER; fedaudio client start")
 
 
@@ -90,23 +136,33 @@ def import_folder(
 
 
 @app.command()
-def start(home: Home = None, source: Source = None) -> None:
+def start(
+    home: Home = None,
+    source: Source = None,
+    passphrase_file: PassphraseFile = None,
+    insecure_loopback: Insecure = False,
+) -> None:
     """Take part in rounds and listen, until stopped."""
     from common.log import configure_logging
+    from fl_client.connection import require_loopback
     from fl_client.supervisor import supervise
 
-    place = DeviceHome.find(home)
+    place = _existing(home)
     settings = load_settings(DeviceSettings, place.config)
+    _check_spelling(source or settings.source)
+    if insecure_loopback:
+        require_loopback(settings.server)
+    password = _unlock(place, passphrase_file)
     configure_logging()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    supervise(place, source or settings.source, stop)
+    supervise(place, source or settings.source, stop, password=password, insecure=insecure_loopback)
 
 
 @app.command()
 def status(home: Home = None, as_json: Json = False) -> None:
-    """Say whether the device is linked, what it hears with, and what it has sent."""
+    """Say whether the device is enrolled and linked, what it hears with, and what it has sent."""
     from fl_client.status import describe
 
     report = describe(_existing(home))
@@ -115,12 +171,23 @@ def status(home: Home = None, as_json: Json = False) -> None:
         return
     link, listener = report["link"], report["listener"]
     typer.echo(f"Device {report['name']}, version {report['version']}, {report['clips']} clips.")
+    if report["certificate_ends"] is None:
+        typer.echo("Its enrolment has not been approved yet.")
+    else:
+        verb = "was" if report["enrolment"] == "expired" else "is"
+        typer.echo(
+            f"It is {report['device']}; its certificate {verb} good until {report['certificate_ends']}."
+        )
     if link is None:
         typer.echo("The link is not running.")
     else:
         state = "linked" if link["linked"] else "not linked"
         traffic = f"{link['bytes_up']} bytes up, {link['bytes_down']} bytes down"
         typer.echo(f"The link is {state}: {link['orders']} orders answered, {traffic}.")
+    if report["refusal"]:
+        typer.echo(printable(report["refusal"]))
+    if report["untold"]:
+        typer.echo(f"This platform does not tell what these rules are about: {', '.join(report['untold'])}.")
     typer.echo(
         "The listener is not running." if listener is None else f"The listener: {json.dumps(listener)}"
     )
@@ -137,7 +204,143 @@ def listen(
     os.execv(sys.executable, [*command, "--source", source, "--no-status"])  # noqa: S606
 
 
+@keys.command("rotate")
+def rotate(
+    home: Home = None,
+    passphrase_file: PassphraseFile = None,
+    insecure_loopback: Insecure = False,
+    as_json: Json = False,
+) -> None:
+    """Replace the device's keys. A running link takes them over; the device keeps its id."""
+    from fl_client.connection import make_client
+    from fl_client.identity import read_trust
+    from fl_client.renewal import renew
+
+    place = _existing(home)
+    settings = load_settings(DeviceSettings, place.config)
+    password = _unlock(place, passphrase_file)
+    trust = read_trust(place, settings.coordinator)
+    with make_client(settings, trust, insecure=insecure_loopback) as client:
+        renew(place, password, client, rotate=True)
+    _show_keys(place, as_json)
+
+
+@keys.command("show")
+def show_keys(home: Home = None, as_json: Json = False) -> None:
+    """Say which keys the device has, and how they are protected. Secrets stay secret."""
+    _show_keys(_existing(home), as_json)
+
+
+@policy.command("show")
+def show_policy(home: Home = None, as_json: Json = False) -> None:
+    """Say what the device's owner agrees to, and what it has spent."""
+    from fl_client.ledger import read_ledger
+    from fl_client.policy import load_policy
+
+    place = _existing(home)
+    rules, ledger = load_policy(place.policy), read_ledger(place.ledger)
+    spent = rules.spent(ledger)
+    if as_json:
+        document = {"policy": rules.model_dump(mode="json"), "spent_epsilon": None if ledger.exact else spent}
+        typer.echo(json.dumps(document | {"exact_answers": ledger.exact}))
+        return
+    for name, value in rules.model_dump(mode="json").items():
+        typer.echo(f"{name}: {'-' if value is None or value == [] else value}")
+    typer.echo(f"Spent so far, with privacy: epsilon {spent:.3g} at delta {rules.delta:g}.")
+    if ledger.exact:
+        typer.echo(f"And without: {ledger.exact} exact answers: no epsilon bounds them.")
+
+
+@policy.command("check")
+def check_policy(home: Home = None, as_json: Json = False) -> None:
+    """Say which rules would have the device refuse a round at this moment."""
+    from fl_client.conditions import Conditions
+    from fl_client.ledger import read_ledger
+    from fl_client.policy import load_policy
+
+    place = _existing(home)
+    rules, now = load_policy(place.policy), Conditions.now()
+    objections = list(rules.objections(now, read_ledger(place.ledger)))
+    untold = rules.untold(now)
+    if as_json:
+        refusing = [{"code": error.code, "reason": error.happened} for error in objections]
+        typer.echo(json.dumps({"refusing": refusing, "untold": untold}))
+        return
+    for error in objections:
+        typer.echo(f"{error.code}: {error.happened} {error.remedy}")
+    if untold:
+        typer.echo(f"This platform does not tell what these rules are about: {', '.join(untold)}.")
+    if not objections:
+        typer.echo("Nothing speaks against a round now.")
+
+
+def _check_spelling(source: str | None) -> None:
+    """Return if there can be such a source; else the listener would be the first to say so."""
+    if source is not None:
+        from fl_client.listen.sources import open_source
+
+        open_source(source)  # opens nothing before it is entered
+
+
+def _show_keys(place: DeviceHome, as_json: bool) -> None:
+    from common.security.keys import read_protection
+    from common.security.statement import key_id
+    from fl_client.identity import read_certificate
+
+    certificate, protection = read_certificate(place), read_protection(place.identity).by
+    facts = {
+        "device": certificate.device,
+        "name": certificate.name,
+        "identity_key": key_id(certificate.identity).hex(),
+        "node_key": certificate.node[:16],
+        "certificate": certificate.serial,
+        "begins": certificate.begins.isoformat(timespec="minutes"),
+        "renewed_at": certificate.renew_at.isoformat(timespec="minutes"),
+        "ends": certificate.ends.isoformat(timespec="minutes"),
+        "protection": protection,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name}: {value}")
+    typer.echo(PROTECTIONS[protection])
+
+
+def _new_passphrase(file: Path | None, *, ask: bool) -> bytes | None:
+    from common.security.passphrase import ask_passphrase, find_passphrase
+
+    secret = find_passphrase(file)
+    if secret is None and ask:
+        secret = ask_passphrase("Passphrase for the device's keys", confirm=True)
+        if secret is None:
+            raise ConfigError(
+                "FA-6008", "No passphrase was typed.", "Type one at a terminal, or use --passphrase-file."
+            )
+    return secret
+
+
+def _unlock(place: DeviceHome, file: Path | None) -> bytes | None:
+    """The password of the device's keys; the keyboard comes last."""
+    from common.security.keys import KeyFolder, read_protection
+    from common.security.passphrase import ask_passphrase, find_passphrase
+    from fl_client.identity import load_pair
+
+    if read_protection(place.identity).by == "file-mode":
+        return None
+    secret = find_passphrase(file) or ask_passphrase("Passphrase of the device's keys")
+    password = KeyFolder.unlock(place.identity, secret).password
+    load_pair(KeyFolder(place.identity, password))
+    return password
+
+
 def _existing(home: Path | None) -> DeviceHome:
     place = DeviceHome.find(home)
+    if not is_there(place.config):
+        raise DeviceError(
+            "FA-4010",
+            f"There is no device in {place.root}.",
+            "Run `fedaudio client enroll` with a string from the coordinator's operator.",
+        )
     load_settings(DeviceSettings, place.config)
     return place

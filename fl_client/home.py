@@ -8,10 +8,12 @@ from pathlib import Path
 
 import platformdirs
 
+from fl_client.marks import CERTIFICATE, MARKS
+
 
 @dataclass(frozen=True)
 class DeviceHome:
-    """A device's folder: device.toml, identity/, clips/, models/, cache/ and its processes' own reports."""
+    """device.toml, policy.toml, identity/, clips/, models/, cache/ and its processes' own reports."""
 
     root: Path
 
@@ -26,8 +28,33 @@ class DeviceHome:
         return self.root / "device.toml"
 
     @property
-    def coordinator_certificate(self) -> Path:
-        return self.root / "identity" / "coordinator.crt"
+    def policy(self) -> Path:
+        return self.root / "policy.toml"
+
+    @property
+    def identity(self) -> Path:
+        """Keys by name (`common.security.keys`): identity, node; beside them what must last."""
+        return self.root / "identity"
+
+    @property
+    def certificate(self) -> Path:
+        """The device's certificate, and after it that of the authority that issued it."""
+        return self.identity / CERTIFICATE
+
+    @property
+    def application(self) -> Path:
+        """The enrolment that is not over yet."""
+        return self.identity / "enrolment.json"
+
+    @property
+    def trust(self) -> Path:
+        """The newest trust statement."""
+        return self.identity / "trust.fas"
+
+    @property
+    def marks(self) -> Path:
+        """How far things have come that never go back; see `fl_client.marks`."""
+        return self.identity / MARKS
 
     @property
     def clips(self) -> Path:
@@ -40,6 +67,16 @@ class DeviceHome:
     @property
     def cache(self) -> Path:
         return self.root / "cache"
+
+    @property
+    def answers(self) -> Path:
+        """What was sent, by the SHA-256 of the signing key and the plan; see `fl_client.answers`."""
+        return self.cache / "answers"
+
+    @property
+    def ledger(self) -> Path:
+        """What the device has spent: privacy, and rounds today; see `fl_client.ledger`."""
+        return self.identity / "ledger.json"
 
     @property
     def link_status(self) -> Path:

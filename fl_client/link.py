@@ -10,16 +10,17 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 import httpx
-from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import TIMESTAMP_HEADER, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -31,6 +32,7 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -38,11 +40,14 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
+from flwr.supercore.protobuf.client import ProtobufRequestContext
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from common.errors import FedAudioError
+from fl_client.connection import TIMEOUT_SECONDS, Access, RefusedError, UnreachableError, refusal_of
 
 log = logging.getLogger(__name__)
 
@@ -54,34 +59,65 @@ BUSY_POLL_SECONDS, IDLE_POLL_SECONDS, BUSY_FOR_SECONDS = 0.05, 1.0, 10.0
 
 OBJECT_WAIT_SECONDS = 60.0
 
-LARGEST_MESSAGE = 256 << 20
-"""Bytes of all parts of a message; as much as the largest file of a release."""
+LARGEST_PART, LARGEST_MESSAGE = 16 << 20, 256 << 20
+"""Bytes of one answer, and of all parts of a message; Flower cuts arrays into parts of 5 MB."""
+
+LONGEST_PAUSE_SECONDS, REFUSED_PAUSE_SECONDS = 10.0, 60.0
+"""Between two tries when the coordinator is away, and when it refuses or something must be mended first."""
+
+RUNTIME_VERSION = dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata())
+"""Flower's headers; its own interceptor ends the process when the other side says so."""
 
 
 class LinkLostError(Exception):
     """The coordinator is away or no longer knows this node."""
 
 
-class FleetLink:
-    """One connection to the coordinator's Fleet API, from registration to deactivation.
+class FleetClient(FleetHttpClient):
+    """Flower's client for the Fleet API: signs with the coordinator's time, and reads no endless answers."""
 
-    Args:
-        address: "host:port".
-        ca: PEM of the certificate the coordinator is pinned to; None for plain HTTP on loopback.
-    """
-
-    def __init__(self, address: str, ca: bytes | None) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        self._public_key = public_key_to_bytes(key.public_key())
-        self._client = FleetHttpClient.from_server_address(
-            address,
-            ca is None,
-            ca,
-            interceptors=[
-                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(key, key.public_key()),
-            ],
+    def __init__(self, access: Access) -> None:
+        scheme, verify = ("http", False) if access.context is None else ("https", access.context)
+        super().__init__(f"{scheme}://{access.server}", verify=verify)
+        self._client.close()
+        self._client = httpx.Client(
+            verify=verify, timeout=TIMEOUT_SECONDS, headers={"accept-encoding": "identity"}, trust_env=False
         )
+        self._access = access
+        self._public = b64encode(public_key_to_bytes(access.key.public_key())).decode("ascii")
+
+    def _send(self, context: ProtobufRequestContext, *, stream: bool = False) -> httpx.Response:
+        """As in Flower, within bounds. Flower's fleet calls do not stream."""
+        moment = self._access.clock.now().isoformat()
+        context.request.headers.update(
+            RUNTIME_VERSION
+            | {
+                FLEET_HTTP_PUBLIC_KEY_HEADER: self._public,
+                TIMESTAMP_HEADER: moment,
+                FLEET_HTTP_SIGNATURE_HEADER: b64encode(
+                    sign_message(self._access.key, moment.encode("ascii"))
+                ).decode("ascii"),
+            }
+        )
+        response = self._client.send(context.request, stream=True)
+        data = bytearray()
+        try:
+            for part in response.iter_raw():
+                data += part
+                if len(data) > LARGEST_PART:
+                    raise LinkLostError(f"the coordinator sent a part of more than {LARGEST_PART >> 20} MB")
+        finally:
+            response.close()
+        return httpx.Response(response.status_code, content=bytes(data), request=context.request)
+
+
+class FleetLink:
+    """One connection to the coordinator's Fleet API, from activation to deactivation."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._public_key = public_key_to_bytes(access.key.public_key())
+        self._client = FleetClient(access)
         self._node = Node()
         self._closed = threading.Event()
         self._lost = threading.Event()
@@ -93,16 +129,19 @@ class FleetLink:
     def __enter__(self) -> Self:
         self._client.__enter__()
         try:
-            self._client.RegisterNode(RegisterNodeFleetRequest(public_key=self._public_key))
-            activated = self._client.ActivateNode(
-                ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_SECONDS)
-            )
-        except httpx.HTTPError as error:
+            with _errors_in_words():
+                self._node = Node(node_id=self._activate())
+        except (LinkLostError, RefusedError):
             self._client.__exit__(None, None, None)
-            raise LinkLostError(str(error)) from error
-        self._node = Node(node_id=activated.node_id)
+            raise
         self._heartbeat.start()
         return self
+
+    def _activate(self) -> int:
+        if self._access.context is None:
+            self._client.RegisterNode(RegisterNodeFleetRequest(public_key=self._public_key))
+        request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_SECONDS)
+        return int(self._client.ActivateNode(request).node_id)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -126,7 +165,7 @@ class FleetLink:
         """
         if self._lost.is_set():
             raise LinkLostError("the coordinator no longer knows this device")
-        try:
+        with _errors_in_words():
             pulled = self._client.PullMessages(PullMessagesRequest(node=self._node))
             if not pulled.messages_list:
                 return None
@@ -137,13 +176,11 @@ class FleetLink:
             self._client.ConfirmMessageReceived(
                 ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=message_id)
             )
-        except httpx.HTTPError as error:
-            raise LinkLostError(str(error)) from error
-        # Objects are named by their SHA-256, so weights sent twice in a row need not travel twice.
-        self._known_objects = dict(objects)
-        message = inflate_object_from_contents(message_id, objects)
+            message = inflate_object_from_contents(message_id, objects)
         if not isinstance(message, Message):
             raise LinkLostError("the coordinator sent something that is not a message")
+        # Objects are named by their SHA-256, so weights sent twice in a row need not travel twice.
+        self._known_objects = dict(objects)
         message.metadata.__dict__["_message_id"] = message_id
         return message
 
@@ -155,33 +192,30 @@ class FleetLink:
         """
         reply.metadata.__dict__["_message_id"] = reply.object_id
         run_id = reply.metadata.run_id
-        try:
-            with no_object_id_recompute():
-                tree = get_object_tree(reply)
-                objects = get_all_nested_objects(reply)
-                head = remove_content_from_message(reply) if reply.has_content() else reply
-                pushed = self._client.PushMessages(
-                    PushMessagesRequest(
+        with _errors_in_words(), no_object_id_recompute():
+            tree = get_object_tree(reply)
+            objects = get_all_nested_objects(reply)
+            head = remove_content_from_message(reply) if reply.has_content() else reply
+            pushed = self._client.PushMessages(
+                PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(head)],
+                    message_object_trees=[tree],
+                    clientapp_runtime_list=[seconds],
+                )
+            )
+            for name in pushed.objects_to_push:
+                content = objects[name].deflate()
+                self._client.PushObject(
+                    PushObjectRequest(
                         node=self._node,
-                        messages_list=[message_to_proto(head)],
-                        message_object_trees=[tree],
-                        clientapp_runtime_list=[seconds],
+                        run_id=run_id,
+                        session_id=pushed.session_id,
+                        object_id=name,
+                        object_content=content,
                     )
                 )
-                for name in pushed.objects_to_push:
-                    content = objects[name].deflate()
-                    self._client.PushObject(
-                        PushObjectRequest(
-                            node=self._node,
-                            run_id=run_id,
-                            session_id=pushed.session_id,
-                            object_id=name,
-                            object_content=content,
-                        )
-                    )
-                    self.bytes_up += len(content)
-        except httpx.HTTPError as error:
-            raise LinkLostError(str(error)) from error
+                self.bytes_up += len(content)
 
     def _pull_all(self, run_id: int, names: list[str]) -> dict[str, bytes]:
         objects: dict[str, bytes] = {}
@@ -230,14 +264,34 @@ class FleetLink:
         return bool(answer.success)
 
 
-def answer_messages(link: FleetLink, app: ClientApp, stop: threading.Event) -> None:
-    """Hand every message to `app` and send back its answer, until `stop` is set.
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    """Whatever the coordinator does or sends, the link is lost, or refused, and nothing worse."""
+    try:
+        yield
+    except (LinkLostError, FedAudioError):
+        raise
+    except httpx.HTTPStatusError as error:
+        refused = refusal_of(error.response.content) if error.response.status_code in (401, 403) else None
+        raise refused or LinkLostError(str(error)) from error
+    except httpx.HTTPError as error:
+        raise LinkLostError(str(error) or type(error).__name__) from error
+    except Exception as error:
+        log.debug("unreadable", exc_info=True)
+        raise LinkLostError(f"the coordinator sent something unreadable ({type(error).__name__})") from error
+
+
+def answer_messages(
+    link: FleetLink, app: ClientApp, stop: threading.Event, reload: threading.Event | None = None
+) -> None:
+    """Hand every message to `app` and send back its answer, until `stop` or `reload` is set.
 
     Raises:
         LinkLostError: the connection is gone; make a new one.
+        RefusedError: FA-4014, the coordinator does not want this device.
     """
     busy_until = 0.0
-    while not stop.is_set():
+    while not stop.is_set() and not (reload and reload.is_set()):
         message = link.receive()
         if message is None:
             stop.wait(BUSY_POLL_SECONDS if time.monotonic() < busy_until else IDLE_POLL_SECONDS)
@@ -249,29 +303,42 @@ def answer_messages(link: FleetLink, app: ClientApp, stop: threading.Event) -> N
 
 
 def stay_linked(
-    address: str,
-    ca: bytes | None,
+    access: Callable[[], Access],
     app: ClientApp,
     stop: threading.Event,
     on_change: Callable[[FleetLink | None], None],
+    *,
+    reload: threading.Event | None = None,
+    on_refusal: Callable[[FedAudioError], None] = lambda refused: None,
 ) -> None:
     """Keep a link to the coordinator, whatever happens to it, until `stop` is set.
 
     Args:
+        access: asked before each connection; it may raise any `FedAudioError`, and is asked again later then.
         on_change: told the link when it is made and None when it is lost.
+        reload: set when `access` would say something else than before; the link is then made anew.
+        on_refusal: told why there is no link when waiting alone will not mend it: the coordinator does not
+            want this device, a clock is wrong, somebody else answers.
     """
     tries = 0
     while not stop.is_set():
         try:
-            with FleetLink(address, ca) as link:
+            if reload:
+                reload.clear()
+            way_in = access()
+            with FleetLink(way_in) as link:
                 tries = 0
                 on_change(link)
-                log.info("linked to %s", address)
-                answer_messages(link, app, stop)
-        except LinkLostError as error:
+                log.info("linked to %s", way_in.server)
+                answer_messages(link, app, stop, reload)
+        except (LinkLostError, FedAudioError) as error:
             on_change(None)
-            log.warning("no link to %s: %s", address, error)
-            stop.wait(random.uniform(0.5, 1.0) * min(10.0, 0.5 * 2**tries))  # noqa: S311 - jitter
+            log.warning("no link: %s", error)
+            away = isinstance(error, LinkLostError | UnreachableError)
+            if isinstance(error, FedAudioError) and not away:
+                on_refusal(error)
+            longest = LONGEST_PAUSE_SECONDS if away else REFUSED_PAUSE_SECONDS
+            stop.wait(random.uniform(0.5, 1.0) * min(longest, 0.5 * 2**tries))  # noqa: S311 - jitter
             tries = min(tries + 1, 8)
 
 
@@ -283,6 +350,11 @@ def _answer(app: ClientApp, message: Message, node_id: int) -> Message:
     )
     try:
         return app(message=message, context=context)
+    except FedAudioError as error:
+        log.error("a message could not be answered: %s", error)
+        reason = error.code
     except Exception as error:
         log.exception("a message could not be answered")
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, type(error).__name__), reply_to=message)
+        reason = type(error).__name__
+    with _errors_in_words():  # no reply can be made to a message whose head is nonsense
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from common.names import DeviceName
 from common.settings import Settings
 
 
 class DeviceSettings(Settings):
-    """All there is to configure at a device."""
+    """All there is to configure at a device; what it agrees to is in policy.toml."""
 
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$", description="unique in the fleet")
+    name: DeviceName = Field(description="unique in the fleet")
     server: str = Field(pattern=r"^\S+:\d{1,5}$", description="host:port of the coordinator")
+    coordinator: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="fingerprint of the coordinator's root certificate"
+    )
     source: str | None = Field(
         None, description="mic, stdin, or file:PATH[,loop][,fast]; unset: no listening"
     )
@@ -19,9 +23,3 @@ class DeviceSettings(Settings):
         120.0, ge=0, description="how long training stays loaded after a round"
     )
     worker_niceness: int = Field(10, ge=0, le=19, description="listening goes before training")
-    require_privacy: bool = Field(
-        False, description="refuse to train without differential privacy, and to evaluate"
-    )
-    least_noise: float | None = Field(
-        None, gt=0, le=1000, description="smallest noise_multiplier to train with; implies require_privacy"
-    )

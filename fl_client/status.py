@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict
 
+from common.files import is_there
+from common.security.certificates import DeviceCertificate
 from common.settings import load_settings
+from fl_client.conditions import Conditions
 from fl_client.home import DeviceHome
+from fl_client.identity import read_certificate
+from fl_client.policy import load_policy
 from fl_client.settings import DeviceSettings
 from fl_client.store import ModelStore
 
@@ -19,10 +25,20 @@ Report = dict[str, float | int | bool | str | None]
 
 
 class Status(TypedDict):
-    """All of it. `link` and `listener` are None when they are not running."""
+    """All of it. `link` and `listener` are None when they are not running.
+
+    `enrolment` is active, pending or expired; `device` and `certificate_ends` are None before it was active.
+    `refusal` is why the link is not linked, where waiting alone will not mend it. `untold` names the rules in
+    force that have no effect, because this platform does not tell what they are about.
+    """
 
     name: str
     server: str
+    enrolment: str
+    device: str | None
+    certificate_ends: str | None
+    refusal: str | None
+    untold: list[str]
     version: int | None
     clips: int
     link: Report | None
@@ -30,16 +46,35 @@ class Status(TypedDict):
 
 
 def describe(home: DeviceHome) -> Status:
-    """The state of the device in `home`."""
+    """The state of the device in `home`.
+
+    Raises:
+        ConfigError: FA-6001..FA-6003, device.toml or policy.toml.
+        ProtocolError: FA-3029, the certificate is damaged.
+        StorageError: FA-8001, the folder cannot be read.
+    """
     settings = load_settings(DeviceSettings, home.config)
+    certificate = read_certificate(home) if is_there(home.certificate) else None
+    link = _read(home.link_status)
     return Status(
         name=settings.name,
         server=settings.server,
+        enrolment=_enrolment(certificate),
+        device=certificate.device if certificate else None,
+        certificate_ends=certificate.ends.isoformat(timespec="minutes") if certificate else None,
+        refusal=str(link["refusal"]) if link and link.get("refusal") else None,
+        untold=load_policy(home.policy).untold(Conditions.now()),
         version=ModelStore(home.models).current_version(),
         clips=sum(1 for _ in home.clips.glob("[!_]*/*.flac")),
-        link=_read(home.link_status),
+        link=link,
         listener=_read(home.listener_status),
     )
+
+
+def _enrolment(certificate: DeviceCertificate | None) -> str:
+    if certificate is None:
+        return "pending"
+    return "active" if datetime.now(UTC) <= certificate.ends else "expired"
 
 
 def _read(path: Path) -> Report | None:

@@ -3,21 +3,22 @@
     models/00000006/  models/00000007/  models/current   ("7")
 
 The pointer is replaced last, so whatever step a crash interrupts, the store still names a whole release.
+Before it, the mark of the highest version is raised, kept elsewhere: nothing older comes in after it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import DeviceError, ProtocolError
-from common.files import StorageError, make_folder, write_atomic
-from common.protocol.release import Release, load_release, open_release, write_release
+from common.files import locked, make_folder, rename, storage_error, write_atomic
+from common.protocol.release import Manifest, Release, load_release
+from fl_client.marks import raise_marks, read_marks
 
 log = logging.getLogger(__name__)
 
@@ -25,51 +26,96 @@ KEPT = 3
 """Versions kept: the current one and two to fall back to."""
 
 Stamp = tuple[int, int]
-"""Changes with every `install`; None before the first."""
+"""Changes with every `adopt`; None before the first."""
 
 
 class ModelStore:
     """Releases in a folder. Many may read at any time; writers wait for each other.
 
     Args:
-        root: the folder; made by the first `install`.
+        root: the folder; made by the first `receiving`.
+        marks: file of the device's high-water marks (`fl_client.marks`); only who writes needs it.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, marks: Path | None = None) -> None:
         self.root = root
+        self._marks = marks
         self._pointer = root / "current"
 
-    def install(self, files: Mapping[str, bytes]) -> Release:
-        """Verify a release, keep it and make it current. The same release again repairs what is damaged.
-
-        Args:
-            files: `common.protocol.release.FILES` by name.
+    @contextmanager
+    def receiving(self) -> Iterator[Path]:
+        """An empty folder to put the files of a release into. What is not adopted until the end is gone then.
 
         Raises:
-            ProtocolError: FA-3001..FA-3012, the files do not belong together.
-            DeviceError: FA-4101 the version is lower than the current one, FA-4102 it is the current one with
-                other contents.
             StorageError: FA-8001.
         """
-        release = open_release(files)
         make_folder(self.root)
-        with _storage(self.root), self._only_writer():
-            self._check_order(release)
-            folder = self._folder(release.version)
+        # Without the lock, one writer would clear away what another has half written.
+        with locked(self.root / ".lock"):
             for leftover in self.root.glob(".new-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            if self._intact(release.version) is None:
+            folder = make_folder(self.root / f".new-{secrets.token_hex(4)}")
+            try:
+                yield folder
+            finally:
                 shutil.rmtree(folder, ignore_errors=True)
-            write_release(folder, files)
-            _sync(folder)
-            _sync(self.root)
+
+    def adopt(self, folder: Path) -> Release:
+        """Keep the release in `folder`, one that `receiving` gave, and make it current.
+
+        Its signature has been checked before. The same release again repairs what is damaged.
+
+        Raises:
+            ProtocolError: FA-3001..FA-3003, FA-3011, FA-3012, FA-3044, the files do not belong together.
+            DeviceError: FA-4008, FA-4101, FA-4102, as `check_order`.
+            StorageError: FA-8001.
+        """
+        release = load_release(folder)
+        self.check_order(release.manifest)
+        with _storage(self.root):
+            final, kept = self._folder(release.version), self._intact(release.version)
+            if kept is None or kept.manifest != release.manifest:
+                shutil.rmtree(final, ignore_errors=True)
+                rename(folder, final)
+            self._raise_mark(release.version)
             write_atomic(self._pointer, f"{release.version}\n".encode())
-            _sync(self.root)
             self._prune(release.version)
         return release
 
+    def check_order(self, manifest: Manifest) -> None:
+        """Return if the release that `manifest` is about may be installed after those that were.
+
+        Raises:
+            DeviceError: FA-4008 the marks are damaged, FA-4101 its version is lower than one that was ever
+                installed, whatever the folder holds today, FA-4102 it is the highest with other contents.
+        """
+        highest, version = self._highest(), manifest.version
+        if version < highest:
+            raise DeviceError(
+                "FA-4101",
+                f"Version {version} was refused because version {highest} was already installed here.",
+                "Wait for a newer version; a coordinator goes back by `fedaudio server models rollback`.",
+            )
+        kept = self._intact(version) if version == highest else None
+        if kept is not None and kept.manifest != manifest:
+            raise DeviceError(
+                "FA-4102",
+                f"There are two different releases that call themselves version {version}.",
+                "Keep the installed one and tell the coordinator's operator.",
+            )
+
+    def wanted_after(self) -> int:
+        """Releases above this version are worth fetching; -1 if any is.
+
+        Raises:
+            DeviceError: FA-4008.
+        """
+        highest = self._highest()
+        whole = self.current_version() == highest and self._intact(highest) is not None
+        return highest if whole else max(-1, highest - 1)
+
     def current_version(self) -> int | None:
-        """The version the pointer names; None before the first `install`. Reads one tiny file."""
+        """The version the pointer names; None before the first `adopt`. Reads one tiny file."""
         try:
             return int(self._pointer.read_bytes())
         except FileNotFoundError:
@@ -108,23 +154,24 @@ class ModelStore:
             if release is not None:
                 yield release
 
-    def _check_order(self, release: Release) -> None:
-        current = self.current_version()
-        if current is None or release.version > current:
-            return
-        if release.version < current:
-            raise DeviceError(
-                "FA-4101",
-                f"Version {release.version} was refused because version {current} is already installed.",
-                "Wait for a newer version, or empty the device's models folder to start anew.",
-            )
-        kept = self._intact(current)
-        if kept is not None and kept.manifest != release.manifest:
-            raise DeviceError(
-                "FA-4102",
-                f"There are two different releases that call themselves version {current}.",
-                "Keep the installed one and tell the coordinator's operator.",
-            )
+    def graph(self, digest: str) -> bytes | None:
+        """The graph with this digest, if the current release has it: one serves every version of a model."""
+        current = self.load_current()
+        return current.graph if current is not None and current.manifest.graph.digest == digest else None
+
+    def _highest(self) -> int:
+        """The highest version that was ever installed; -1 if there was none. The folder may hold less."""
+        return read_marks(self._marks_path()).release - 1
+
+    def _raise_mark(self, version: int) -> None:
+        """From now on nothing lower is installed, also if the folder is lost or replaced by an old copy."""
+        path = self._marks_path()
+        raise_marks(path, lambda marks: marks.model_copy(update={"release": max(marks.release, version + 1)}))
+
+    def _marks_path(self) -> Path:
+        if self._marks is None:
+            raise ValueError("whoever installs releases must give the marks")
+        return self._marks
 
     def _intact(self, version: int) -> Release | None:
         if not self._folder(version).exists():
@@ -151,33 +198,10 @@ class ModelStore:
             if version != current:
                 shutil.rmtree(self._folder(version), ignore_errors=True)
 
-    @contextmanager
-    def _only_writer(self) -> Iterator[None]:
-        """Without this, one writer would clear away what another has half written."""
-        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    """Bring a folder's entries to the disk: else a power cut may keep the pointer and lose the release."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
 
 @contextmanager
 def _storage(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            "FA-8001",
-            f"{root} could not be written: {error.strerror or error}.",
-            "Free some space or make the folder writable, then try again.",
-        ) from error
+        raise storage_error(f"{root} could not be written", error) from error

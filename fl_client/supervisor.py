@@ -9,15 +9,25 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 
+from common.errors import ConfigError, DeviceError
+from common.files import locked
 from fl_client.home import DeviceHome
 
 log = logging.getLogger(__name__)
 
+INSECURE = "--insecure-loopback"
+"""How the link is told to do without keys."""
+
 LONGEST_PAUSE_SECONDS = 30.0
 CALM_SECONDS = 60.0
 """A child that lived so long has earned a quick restart."""
+
+HOPELESS = frozenset({ConfigError.status, DeviceError.status})
+"""A child that ends so says that somebody must mend something first; another try at once changes nothing."""
 
 
 @dataclass
@@ -27,15 +37,19 @@ class Child:
     Args:
         hears_stdin: it is given our standard input, and is done when it ends with status 0; others get a pipe
             that closes, and ends them, when we are gone.
+        secret: first line that it reads from its pipe; None for none. Others can see arguments and
+            environment.
     """
 
     name: str
     command: list[str]
     hears_stdin: bool = False
+    secret: bytes | None = field(default=None, repr=False)
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
+    last_status: int = 0
 
     def start(self) -> None:
         """Start the process."""
@@ -45,6 +59,11 @@ class Child:
             stdin=None if self.hears_stdin else subprocess.PIPE,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
+        if self.secret is not None and self.process.stdin:
+            # One that has died already is noticed by `watch`.
+            with suppress(BrokenPipeError):
+                self.process.stdin.write(self.secret + b"\n")
+                self.process.stdin.flush()
 
     def watch(self) -> None:
         """Restart the process if it has ended, later and later if it keeps ending."""
@@ -62,6 +81,16 @@ class Child:
             self.start()
 
     def _fall_back(self, status: int) -> None:
+        if status in HOPELESS:
+            if self.last_status != status:
+                log.error(
+                    "the %s cannot work as things are; its own words are above. It is tried every %.0f s",
+                    self.name,
+                    LONGEST_PAUSE_SECONDS,
+                )
+            self.last_status, self.restart_at = status, time.monotonic() + LONGEST_PAUSE_SECONDS
+            return
+        self.last_status = status
         self.failures = 0 if time.monotonic() - self.started > CALM_SECONDS else self.failures + 1
         pause = min(LONGEST_PAUSE_SECONDS, 0.25 * 2**self.failures)
         log.warning("the %s ended with status %d, starting it again in %.1f s", self.name, status, pause)
@@ -79,21 +108,50 @@ class Child:
             self.process.wait()
 
 
-def supervise(home: DeviceHome, source: str | None, stop: threading.Event) -> None:
+def supervise(
+    home: DeviceHome,
+    source: str | None,
+    stop: threading.Event,
+    *,
+    password: bytes | None = None,
+    insecure: bool = False,
+) -> None:
     """Run a device until `stop` is set.
 
     Args:
         source: what the listener listens to, as `fl_client.listen` spells it; None for no listener.
+        password: of the keys, as `KeyFolder.unlock` derives it; for the link alone.
+        insecure: no TLS, plans not signed, answers not sealed; to a coordinator on this machine only.
+
+    Raises:
+        DeviceError: FA-4025, the device runs already.
     """
-    children = [Child("link", [sys.executable, "-m", "fl_client.link_process", str(home.root)])]
+    link = [sys.executable, "-m", "fl_client.link_process", str(home.root)]
+    children = [Child("link", [*link, INSECURE] if insecure else link, secret=password or b"")]
     if source is not None:
         listen = [sys.executable, "-m", "fl_client.listen", "--home", str(home.root), "--source", source]
         children.append(Child("listener", [*listen, "--with-parent"], hears_stdin=True))
-    try:
-        while not stop.is_set():
+    with _alone(home):
+        try:
+            while not stop.is_set():
+                for child in children:
+                    child.watch()
+                stop.wait(0.2)
+        finally:
             for child in children:
-                child.watch()
-            stop.wait(0.2)
-    finally:
-        for child in children:
-            child.stop()
+                child.stop()
+
+
+@contextmanager
+def _alone(home: DeviceHome) -> Iterator[None]:
+    """One device, one link: two would push each other out again and again."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(home.root / ".running", wait=False))
+        except BlockingIOError as error:
+            raise DeviceError(
+                "FA-4025",
+                f"The device in {home.root} runs already.",
+                "See `fedaudio client status`; stop it first, or name another folder with --home.",
+            ) from error
+        yield

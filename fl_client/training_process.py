@@ -8,15 +8,20 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from common.errors import FedAudioError
 from common.protocol.answer import Refusal, encode_refusal
 from common.protocol.plan import parse_plan
 from fl_client.frames import read_frame_until, write_frame_until
 from fl_client.home import DeviceHome
+from fl_client.refusing import refuse
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 60.0
+"""How often the owner's policy is asked again while an order is worked on."""
 
 
 class TrainingProcess:
@@ -24,27 +29,41 @@ class TrainingProcess:
 
     Args:
         home: the device's folder.
+        device: the device's id.
         idle_seconds: how long the worker stays after an order; importing torch costs about two seconds.
+        objection: asked every `LOOK_SECONDS` while the worker works; what it says ends the work.
     """
 
-    def __init__(self, home: DeviceHome, idle_seconds: float) -> None:
-        self._home = home
+    def __init__(
+        self,
+        home: DeviceHome,
+        device: str,
+        idle_seconds: float,
+        objection: Callable[[], FedAudioError | None] = lambda: None,
+    ) -> None:
+        self._home, self._device, self._objection = home, device, objection
         self._idle_seconds = idle_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._idle: threading.Timer | None = None
 
     def answer(self, plan: bytes, weights: bytes) -> bytes:
-        """The worker's answer to an order, or a refusal that says why there is none."""
+        """The worker's answer to an order, or a refusal that says why there is none.
+
+        Args:
+            plan: body of a plan whose signature has been checked.
+        """
         try:
             seconds = parse_plan(plan).seconds
         except FedAudioError as error:
-            return _refuse(error.code, error.happened[:500])
+            return refuse(error)
         with self._lock:
             if self._idle:
                 self._idle.cancel()
             try:
-                return self._ask(plan, weights, time.monotonic() + seconds)
+                with self._watched() as against:
+                    answer = self._ask(plan, weights, time.monotonic() + seconds)
+                return refuse(against[0]) if against else answer
             finally:
                 self._idle = threading.Timer(self._idle_seconds, self.close)
                 self._idle.daemon = True
@@ -65,6 +84,29 @@ class TrainingProcess:
     def running(self) -> bool:
         process = self._process
         return process is not None and process.poll() is None
+
+    @contextmanager
+    def _watched(self) -> Iterator[list[FedAudioError]]:
+        """Look whether the owner still agrees, while the worker works; if not, the list says why."""
+        against: list[FedAudioError] = []
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(LOOK_SECONDS):
+                error = self._objection()
+                if error is not None:
+                    log.warning("an order is given up: %s", error)
+                    against.append(error)
+                    self.abort()
+                    return
+
+        watching = threading.Thread(target=watch, name="policy", daemon=True)
+        watching.start()
+        try:
+            yield against
+        finally:
+            done.set()
+            watching.join()
 
     def _ask(self, plan: bytes, weights: bytes, deadline: float) -> bytes:
         process = self._started()
@@ -93,7 +135,7 @@ class TrainingProcess:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fl_client.worker", str(self._home.root)],
+                [sys.executable, "-m", "fl_client.worker", str(self._home.root), self._device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,

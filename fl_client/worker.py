@@ -1,7 +1,8 @@
 """The training worker: the one process of a device that loads torch. It comes with a round, goes when idle.
 
-Run as `python -m fl_client.worker HOME`; orders come on standard input and answers go to standard output as
-frames: (plan, weights) -> answer.
+Run as `python -m fl_client.worker HOME DEVICE`; orders come on standard input and answers go to standard
+output, as frames: (body of a plan, weights) -> answer. It knows no keys: the link checks its orders and seals
+its answers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from fl_client.settings import DeviceSettings
 
 def main() -> None:
     """Answer orders until standard input ends."""
-    home = DeviceHome(Path(sys.argv[1]))
+    home, device = DeviceHome(Path(sys.argv[1])), sys.argv[2]
     settings = load_settings(DeviceSettings, home.config)
     configure_logging()
     os.nice(settings.worker_niceness)
@@ -28,7 +29,7 @@ def main() -> None:
         weights = read_frame(sys.stdin.buffer)
         if weights is None:
             return
-        write_frame(sys.stdout.buffer, answer_order(plan, weights, home, settings))
+        write_frame(sys.stdout.buffer, answer_order(plan, weights, home, device))
 
 
 if __name__ == "__main__":

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from common.protocol.tensors import Schema, Weights
-
-BLOCK = 1 << 14
-"""Values handled at once, so that intermediate results stay in the cache and out of the memory bill."""
+from common.protocol.tensors import BLOCK, Row, Schema, Weights, blocks, split_row
 
 
 class ExactMean:
     """Weighted mean of tensors whose sum is exact, so the order in which updates arrive does not matter.
 
-    Values are rounded to a fixed grid and added as 48-bit integers, held as 32 high and 16 low bits: six
+    Values are rounded to a fixed grid and added as 48-bit integers, held as 16 high and 32 low bits: six
     bytes a value, less than doubles and much less than a list of updates. Float sums would make two runs with
     the same seeds differ in the last bit whenever devices answer in another order.
 
@@ -29,56 +24,71 @@ class ExactMean:
 
     def __init__(self, schema: Schema, largest_sum: float) -> None:
         self._schema = schema
-        self._scale = 2.0 ** (46 - math.ceil(math.log2(largest_sum)))
+        # A double has 52 bits behind its leading one. Added to a value, this one leaves in them the value as
+        # an integer on the grid, rounded to even; below 2**47 the 48 low bits are its two's complement.
+        self._places = 46 - math.ceil(math.log2(largest_sum))
+        self._anchor = 1.5 * 2.0 ** (52 - self._places)
         self._room = largest_sum
-        self._high = {name: np.zeros(shape, np.int32).reshape(-1) for name, shape in schema.items()}
-        self._low = {name: np.zeros(shape, np.uint16).reshape(-1) for name, shape in schema.items()}
+        count = sum(map(math.prod, schema.values()))
+        self._high, self._low = np.zeros(count, np.int16), np.zeros(count, np.uint32)
+        # What one block goes through.
+        block = min(count, BLOCK)
+        self._doubles, self._words = np.empty(block, np.float64), np.empty(block, np.uint32)
+        self._carry, self._halves = np.empty(block, np.bool_), np.empty(block, np.int16)
         self.total_weight = 0
         self.count = 0
 
-    def fold(self, update: Weights, weight: int = 1) -> None:
-        """Add `weight` times `update`.
+    def fold(self, row: Row, weight: int = 1, largest: float | None = None) -> None:
+        """Add `weight` times an update, given as a row of all its values.
+
+        Args:
+            largest: bound on the values, such as their norm, if it is known already.
 
         Raises:
             OverflowError: the sum could pass the bound; nothing has been added.
         """
-        extremes = [np.maximum(value.max(), -value.min()) for value in update.values() if value.size]
-        largest = float(np.max(extremes))  # unlike max(), this passes NaN on
+        if largest is None:
+            # Unlike Python's max(), these pass NaN on.
+            largest = float(np.maximum(row.max(), -row.min())) if row.size else 0.0
         if not weight * largest <= self._room:
             raise OverflowError("the update is larger than the aggregate has room for")
         self._room -= weight * largest
-        for name, value in update.items():
-            flat = value.reshape(-1)
-            for high, low, part in _blocks(self._high[name], self._low[name], flat):
-                total = np.rint(part.astype(np.float64) * (weight * self._scale)).astype(np.int64)
-                total += low
-                total += high.astype(np.int64) << 16
-                high[:] = total >> 16
-                low[:] = total & 0xFFFF
+        for part in blocks(row.size):
+            self._add(part, row[part], weight)
         self.total_weight += weight
         self.count += 1
 
     def mean(self) -> Weights:
-        """The weighted mean of what was folded in. The sum is used up.
+        """The weighted mean of what was folded in. The sum is used up: the mean takes its place in memory.
 
         Raises:
             ZeroDivisionError: nothing was.
         """
         if not self.total_weight:
             raise ZeroDivisionError("no update was folded in")
-        result: Weights = {}
-        for name, shape in self._schema.items():
-            out = np.empty(self._high[name].shape, np.float32)
-            for high, low, part in _blocks(self._high.pop(name), self._low.pop(name), out):
-                total = (high.astype(np.int64) << 16) + low
-                part[:] = total / (self._scale * self.total_weight)
-            result[name] = out.reshape(shape)
-        return result
+        divisor = 2.0**self._places * self.total_weight
+        row = self._low.view(np.float32)
+        for part in blocks(row.size):
+            total = self._high[part].astype(np.int64) << 32
+            total += self._low[part]
+            row[part] = total / divisor
+        self._high = np.empty(0, np.int16)
+        return split_row(row, self._schema)
 
-
-def _blocks(
-    high: npt.NDArray[np.int32], low: npt.NDArray[np.uint16], values: npt.NDArray[np.float32]
-) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16], npt.NDArray[np.float32]]]:
-    for start in range(0, len(values), BLOCK):
-        stop = start + BLOCK
-        yield high[start:stop], low[start:stop], values[start:stop]
+    def _add(self, part: slice, values: Row, weight: int) -> None:
+        """Add a block of values in the places of `part`. Every step writes to memory that is there."""
+        high, low, size = self._high[part], self._low[part], values.size
+        doubles, words = self._doubles[:size], self._words[:size]
+        carry, halves = self._carry[:size], self._halves[:size]
+        np.copyto(doubles, values)
+        if weight != 1:
+            doubles *= weight
+        doubles += self._anchor
+        bits = doubles.view(np.int64)
+        np.copyto(words, bits, casting="unsafe")
+        low += words
+        np.less(low, words, out=carry)
+        bits >>= 32
+        np.copyto(halves, bits, casting="unsafe")
+        high += halves
+        high += carry

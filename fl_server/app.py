@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import httpx
@@ -10,13 +11,14 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from common.protocol.plan import Plan
+from common.protocol.answer import LARGEST_NOTE
 from common.protocol.wire import ANSWER, BYTES_KEY, PLAN, PLAN_KEY, WEIGHTS
-from fl_server.fleet import FleetLostError, Reply
+from common.security.envelope import LARGEST_OVERHEAD
+from fl_server.fleet import FleetLostError, Kind, Reply
 from fl_server.link import CoordinatorGrid
 
-REPORT_BYTES = 1 << 20
-"""Room for all an answer holds beside tensors as large as the weights."""
+REPORT_BYTES = LARGEST_NOTE + LARGEST_OVERHEAD + (16 << 10)
+"""Room for all that a Flower message holds beside tensors as large as the weights."""
 
 
 @contextmanager
@@ -42,32 +44,39 @@ class GridFleet:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
 
-    def online(self) -> list[int]:
+    def online(self) -> dict[int, str]:
         try:
-            return sorted(self._grid.get_node_ids())
+            nodes = sorted(self._grid.get_nodes(), key=lambda node: (node.last_activated_at, node.node_id))
         except httpx.HTTPError as error:
             raise FleetLostError(str(error)) from error
+        # A device with new keys has a new node, and for a while its old one is there too: the newest counts.
+        newest = {node.name or node.node_id: node for node in nodes}
+        return dict(sorted((node.node_id, node.name) for node in newest.values()))
 
-    def ask(self, plan: Plan, weights: bytes, nodes: Sequence[int]) -> Iterator[Reply]:
+    def ask(
+        self, order: bytes, kind: Kind, seconds: float, weights: bytes, nodes: Iterable[int]
+    ) -> Iterator[Reply]:
         content = RecordDict(
             {
-                PLAN: ConfigRecord({PLAN_KEY: plan.model_dump_json().encode()}),
+                PLAN: ConfigRecord({PLAN_KEY: order}),
                 WEIGHTS: ArrayRecord({BYTES_KEY: Array(np.frombuffer(weights, np.uint8))}),
             }
         )
-        messages = [
-            Message(content, dst_node_id=node, message_type=plan.kind, ttl=plan.seconds) for node in nodes
-        ]
+        messages = [Message(content, dst_node_id=node, message_type=kind, ttl=seconds) for node in nodes]
         asked = {}
         for message in messages:
             asked[message.object_id] = message.metadata.dst_node_id
         if isinstance(self._grid, CoordinatorGrid):
-            self._grid.largest_reply = len(weights) + REPORT_BYTES
+            self._grid.largest_reply = (len(weights) if kind == "train" else 0) + REPORT_BYTES
         try:
-            for reply in self._grid.send_and_receive(messages, timeout=plan.seconds):
-                node = asked.get(reply.metadata.reply_to_message_id)
+            for message in self._grid.send_and_receive(messages, timeout=seconds):
+                node = asked.get(message.metadata.reply_to_message_id)
                 if node is not None:
-                    yield _read_reply(node, reply)
+                    reply = _read_reply(node, message)
+                    # Without this, the message would stay in memory until the next one is there too.
+                    del message
+                    yield reply
+                    del reply
         except httpx.HTTPError as error:
             raise FleetLostError(str(error)) from error
 
@@ -78,7 +87,27 @@ def _read_reply(node: int, message: Message) -> Reply:
     try:
         record = message.content[ANSWER]
         if isinstance(record, ArrayRecord) and set(record) == {BYTES_KEY}:
-            return Reply(node, record[BYTES_KEY].numpy().astype(np.uint8, copy=False).data)
+            return Reply(node, _bytes_of(record[BYTES_KEY]))
     except Exception as error:  # noqa: BLE001 - whatever a device put into its message
         return Reply(node, None, f"unreadable answer: {type(error).__name__}")
     return Reply(node, None, "the message holds no answer")
+
+
+def _bytes_of(array: Array) -> memoryview:
+    """What is in an array of bytes, not copied, and not read by a parser that believes what its header says.
+
+    Raises:
+        ValueError: it is not one, as numpy writes them (numpy.lib.format, version 1.0).
+    """
+    view = memoryview(array.data)
+    header = io.BytesIO()
+    length = len(view) - _ARRAY_HEADER_BYTES
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (max(0, length),)}
+    )
+    if view[:_ARRAY_HEADER_BYTES] != header.getvalue():
+        raise ValueError("not an array of bytes")
+    return view[_ARRAY_HEADER_BYTES:]
+
+
+_ARRAY_HEADER_BYTES = 128

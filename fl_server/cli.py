@@ -16,16 +16,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import CoordinatorError
+from common.errors import ConfigError, CoordinatorError
 from common.log import printable
+from fl_server import devices_cli, keys_cli, log_cli, models_cli
 from fl_server.home import CoordinatorHome
+from fl_server.options import Home, Json, PassphraseFile, existing, settings_of
 
 app = typer.Typer(help="The coordinator: runs rounds and releases models.", invoke_without_command=True)
-models = typer.Typer(help="Released versions.", no_args_is_help=True)
-app.add_typer(models, name="models")
-
-Home = Annotated[Path | None, typer.Option("--home", help="Folder of the coordinator's state.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+for _name, _commands in (
+    ("models", models_cli),
+    ("devices", devices_cli),
+    ("keys", keys_cli),
+    ("log", log_cli),
+):
+    app.add_typer(_commands.app, name=_name)
 
 
 @app.callback()
@@ -45,8 +49,13 @@ def init(
     names: Annotated[
         str, typer.Option(help="Names and addresses devices will use, separated by commas.")
     ] = "localhost,127.0.0.1",
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File with a passphrase that the private keys are encrypted under.")
+    ] = None,
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for that passphrase.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Make a coordinator: server.toml and a certificate that devices pin."""
+    """Make a coordinator: server.toml, its keys, and the root of trust that devices pin."""
     from common.settings import parse_settings, split_list
     from fl_server.initialise import initialise
     from fl_server.settings import ServerSettings
@@ -59,9 +68,19 @@ def init(
         "rounds": {"min_devices": 2, "wait_seconds": 120},
         "recipe": {"epochs": 2},
     }
-    initialise(place, parse_settings(ServerSettings, document, "the command line"), names=split_list(names))
-    typer.echo(f"Made {place.config}. Devices need {place.certificate}.")
-    typer.echo("Next: fedaudio server start")
+    settings = parse_settings(ServerSettings, document, "the command line")
+    secret = _new_passphrase(passphrase_file, ask=passphrase)
+    coordinator = initialise(place, settings, names=split_list(names), passphrase=secret)
+    protection = "file-mode" if secret is None else "passphrase"
+    if as_json:
+        typer.echo(json.dumps({"coordinator": coordinator, "protection": protection}))
+        return
+    typer.echo(f"Made {place.config} and {place.keys}. The coordinator is {coordinator}.")
+    typer.echo(keys_cli.PROTECTIONS[protection])
+    typer.echo(
+        f"Keep a copy of {place.keys} apart; root.key is needed only to rotate keys, and can be kept away."
+    )
+    typer.echo("Next: fedaudio server start; fedaudio server devices token")
 
 
 @app.command()
@@ -71,22 +90,29 @@ def start(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on, instead of the configured one.")
     ] = None,
+    passphrase_file: PassphraseFile = None,
+    insecure_loopback: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-loopback", help="No TLS, nothing signed or sealed; on 127.0.0.1 or ::1 only."
+        ),
+    ] = False,
 ) -> None:
     """Serve until stopped; with --rounds, begin to train as soon as enough devices are there."""
     from common.log import configure_logging
-    from common.settings import load_settings
     from fl_server.coordinator import Coordinator
-    from fl_server.settings import ServerSettings
+    from fl_server.keyring import unlock
 
     configure_logging()
     place = CoordinatorHome.find(home)
-    settings = load_settings(ServerSettings, place.config)
+    settings = settings_of(place)
     if port is not None:
         settings = settings.model_copy(update={"port": port})
+    password = unlock(place, passphrase_file, ask=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         # A round may take long; whatever it was doing, the folder holds all there is to go on from.
         signal.signal(number, lambda *_: sys.exit(0))
-    Coordinator(place, settings).serve(threading.Event(), rounds)
+    Coordinator(place, settings, password, insecure=insecure_loopback).serve(threading.Event(), rounds)
 
 
 @app.command()
@@ -98,7 +124,7 @@ def train(
     """Ask the running coordinator for rounds and follow them to the end."""
     from fl_server.registry import Registry
 
-    place = _existing(home)
+    place = existing(home)
     registry = Registry(place.database)
     _require_running(place)
     order = registry.place_order(rounds)
@@ -122,7 +148,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     """Say whether the coordinator runs, who is there, and how the last rounds went."""
     from fl_server.status import describe
 
-    report = describe(_existing(home))
+    report = describe(existing(home))
     if as_json:
         typer.echo(json.dumps(report))
         return
@@ -132,7 +158,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
         "round", "state", "version", "devices", "failed", "seconds", "overhead", "loss", "why failed"
     )
     for row in report["rounds"][-10:]:
-        why = "; ".join(f"{f['who']}: {f['code']} {f['reason']}" for f in row["failures"])
+        why = "; ".join(f"{f['name']}: {f['code']} {f['reason']}" for f in row["failures"])
         loss = "" if row["loss"] is None else f"{row['loss']:.3f}"
         numbers = (
             row["participants"],
@@ -146,57 +172,6 @@ def status(home: Home = None, as_json: Json = False) -> None:
     Console().print(table)
 
 
-@models.command("list")
-def list_models(home: Home = None, as_json: Json = False) -> None:
-    """All released versions."""
-    from fl_server.status import describe_models
-
-    versions = describe_models(_existing(home))
-    if as_json:
-        typer.echo(json.dumps({"models": versions}, default=lambda value: value.model_dump()))
-        return
-    table = Table(
-        "version", "parent", "created", "devices", "device acc.", "validation acc.", "epsilon", "weights"
-    )
-    for entry in versions:
-        metrics, privacy = entry["metrics"], entry["privacy"]
-        table.add_row(
-            str(entry["version"]),
-            "" if entry["parent"] is None else str(entry["parent"]),
-            entry["created"],
-            str(entry["participants"]),
-            _number(metrics["device_accuracy"]),
-            _number(metrics["validation_accuracy"]),
-            _number(privacy.epsilon) if privacy else "",
-            entry["weights"][:12],
-        )
-    Console().print(table)
-
-
-@models.command("show")
-def show_model(version: int, home: Home = None, as_json: Json = False) -> None:
-    """One version's manifest, as JSON on several lines, or with --json on one."""
-    from common.protocol.release import MANIFEST
-    from fl_server.releases import release_folder
-
-    path = release_folder(_existing(home).releases, version) / MANIFEST
-    if not path.is_file():
-        raise CoordinatorError(
-            "FA-5007", f"There is no version {version}.", "See `fedaudio server models list`."
-        )
-    text = path.read_text()
-    typer.echo(json.dumps(json.loads(text)) if as_json else text)
-
-
-def _existing(home: Path | None) -> CoordinatorHome:
-    from common.settings import load_settings
-    from fl_server.settings import ServerSettings
-
-    place = CoordinatorHome.find(home)
-    load_settings(ServerSettings, place.config)
-    return place
-
-
 def _require_running(home: CoordinatorHome) -> None:
     from fl_server.status import is_running
 
@@ -206,5 +181,15 @@ def _require_running(home: CoordinatorHome) -> None:
         )
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _new_passphrase(file: Path | None, *, ask: bool) -> bytes | None:
+    """What keys are to be encrypted under: from a file, a systemd credential or, with `ask`, the keyboard."""
+    from common.security.passphrase import ask_passphrase, find_passphrase
+
+    passphrase = find_passphrase(file)
+    if passphrase is None and ask:
+        passphrase = ask_passphrase("Passphrase for the coordinator's keys", confirm=True)
+        if passphrase is None:
+            raise ConfigError(
+                "FA-6008", "No passphrase was typed.", "Type one at a terminal, or use --passphrase-file."
+            )
+    return passphrase

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import IO
@@ -20,22 +18,34 @@ from common.errors import CoordinatorError, FedAudioError
 from common.files import StorageError, make_folder
 from common.privacy.accounting import compose
 from common.protocol.answer import PrivacySpent, Report
+from common.protocol.plan import sign_plan
 from common.protocol.release import Metrics, Release
+from common.protocol.tensors import Schema, encode_weights
+from common.security.canonical import canonical
+from fl_server import evidence
 from fl_server.app import hold_fleet
-from fl_server.fleet import Fleet, FleetLostError
+from fl_server.fleet import Fleet, FleetLostError, Kind
 from fl_server.front_process import FrontProcess
 from fl_server.home import CoordinatorHome
-from fl_server.registry import Contribution, Order, Registry, Round, failures_of
-from fl_server.rounds import Collected, draw_cohort, evaluate_cohort, make_plan, train_cohort
+from fl_server.intake import BareIntake, SealedIntake
+from fl_server.keyring import ServerKeys
+from fl_server.registry import Registry
+from fl_server.round_record import INTERRUPTED, begin_round, finish_round, note_exchange, settle_interrupted
+from fl_server.rounds import Collected, Exchange, draw_cohort, evaluate_cohort, make_plan, train_cohort
+from fl_server.senders import Senders
 from fl_server.server_optimizer import ServerOptimizer
 from fl_server.settings import ServerSettings
+from fl_server.tables import Order, Round
 from fl_server.validation import Validation
 from fl_server.versions import Versions
 
 log = logging.getLogger(__name__)
 
 TRIES = 3
-"""Void rounds in a row after which an order is given up."""
+"""Rounds in a row with too few answers after which an order is given up."""
+
+NOBODYS_FAULT = {"FA-5034", "FA-5100"}
+"""What makes a round void and says nothing against its order: a rollback or a revocation meanwhile."""
 
 FRONT_MEMORY = 2 << 30
 """Flower never forgets what devices were sent and did not fetch, so now and then its process must go."""
@@ -45,14 +55,30 @@ LOCK_TRIES = 20
 
 
 class Coordinator:
-    """Owns a coordinator's folder while it runs."""
+    """Owns a coordinator's folder while it runs.
 
-    def __init__(self, home: CoordinatorHome, settings: ServerSettings) -> None:
+    Args:
+        password: of the key folder, as `fl_server.keyring.unlock` returns it.
+        insecure: no TLS, no signatures on plans and answers, no proof of who a node is; on this machine only.
+
+    Raises:
+        ConfigError, CoordinatorError, ProtocolError: as `ServerKeys.load`.
+    """
+
+    def __init__(
+        self,
+        home: CoordinatorHome,
+        settings: ServerSettings,
+        password: bytes | None = None,
+        insecure: bool = False,
+    ) -> None:
         self._home = home
         self._settings = settings
+        self._password, self._insecure = password, insecure
         self._registry = Registry(home.database)
+        self._senders = Senders(self._registry)
         make_folder(home.releases)
-        self._versions = Versions(home, settings, self._registry)
+        self._load_keys()
         self._validation = (
             Validation(Clips.load(settings.validation), settings.task, home.root / "cache")
             if settings.validation
@@ -70,14 +96,18 @@ class Coordinator:
         """
         with self._alone():
             self._versions.repair()
-            self._settle_interrupted()
+            settle_interrupted(self._registry)
             self._check_task(self._versions.current())
+            if self._insecure:
+                with self._registry.session() as session:
+                    evidence.append(session, "insecure-start")
             if rounds is not None:
                 self._order(rounds)
             while not stop.is_set():
+                self._load_keys()
                 # A port that was drawn is kept: devices know no other.
                 settings = self._settings.model_copy(update={"port": self._port})
-                with FrontProcess(self._home, settings) as front:
+                with FrontProcess(self._home, settings, self._password, self._insecure) as front:
                     self._port = front.port
                     log.info("listening on %s:%d", self._settings.host, front.port)
                     try:
@@ -87,12 +117,28 @@ class Coordinator:
                         log.warning("the front is gone, starting another: %s", error)
                         stop.wait(1.0)
 
+    def _load_keys(self) -> None:
+        self._keys_stamp = self._stamp_keys()
+        self._keys = ServerKeys.load(self._home, self._password)
+        self._versions = Versions(self._home, self._settings, self._registry, self._keys)
+
+    def _stamp_keys(self) -> tuple[int, int] | None:
+        """Changes with every rotation: whichever keys it replaces, the trust statement is replaced last."""
+        try:
+            status = self._home.trust.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
     def _take_orders(self, fleet: Fleet, front: FrontProcess, stop: threading.Event) -> None:
-        """Run rounds while there are orders, until `stop` or until the front has grown too large."""
+        """Run rounds while there are orders, until `stop` or until there is reason to start another front."""
         while not stop.is_set():
-            self._note_presence(fleet)
+            self._note_presence(self._members(fleet))
             if front.memory() > FRONT_MEMORY:
                 log.info("the front keeps what silent devices did not fetch; starting another")
+                return
+            if self._stamp_keys() != self._keys_stamp:
+                log.info("keys were rotated; starting another front")
                 return
             order = self._registry.open_order()
             if order is None:
@@ -111,10 +157,18 @@ class Coordinator:
                 lost = "The front was lost in the middle of a round."
                 self._count_void(order, CoordinatorError("FA-5014", lost, "Read the log."), final=False)
                 raise
+            except Exception as error:
+                # Whatever a device has sent: it must cost a round, and not the coordinator.
+                log.exception("a round has failed")
+                what = f"The round failed in a way that nobody foresaw ({type(error).__name__})."
+                defect = CoordinatorError("FA-5102", what, "Read the log, and report a defect.")
+                self._count_void(order, defect, final=False)
 
     def _count_void(self, order: Order, error: FedAudioError, *, final: bool) -> None:
-        self._voids += 1
         log.warning("%s", error)
+        if error.code in NOBODYS_FAULT:
+            return
+        self._voids += 1
         if final or self._voids >= TRIES:
             self._fail(order, error)
             self._voids = 0
@@ -139,12 +193,17 @@ class Coordinator:
                 "Undo the change, or start anew in another folder with --home.",
             )
 
-    def _note_presence(self, fleet: Fleet) -> int:
-        online = len(fleet.online())
-        if (self._port, online) != self._noted:
-            self._registry.note_presence(os.getpid(), self._port, online)
-            self._noted = (self._port, online)
-        return online
+    def _members(self, fleet: Fleet) -> Mapping[int, str]:
+        """Nodes that may be asked: those of enrolled devices, or all, where none can prove who it is."""
+        online = fleet.online()
+        if self._insecure:
+            return online
+        return {node: device for node, device in online.items() if self._senders.may_take_part(device)}
+
+    def _note_presence(self, members: Mapping[int, str]) -> None:
+        if (self._port, len(members)) != self._noted:
+            self._registry.note_presence(os.getpid(), self._port, len(members))
+            self._noted = (self._port, len(members))
 
     def _wait_for_devices(self, fleet: Fleet, stop: threading.Event) -> bool:
         """Wait for the smallest number of devices; False if asked to stop.
@@ -154,22 +213,24 @@ class Coordinator:
         """
         wanted, patience = self._settings.rounds.min_devices, self._settings.rounds.wait_seconds
         deadline = time.monotonic() + patience
-        while (online := self._note_presence(fleet)) < wanted:
+        while len(members := self._members(fleet)) < wanted:
+            self._note_presence(members)
             if time.monotonic() > deadline:
                 raise CoordinatorError(
                     "FA-5001",
-                    f"{online} of {wanted} devices came within {patience:.0f} s.",
+                    f"{len(members)} of {wanted} devices came within {patience:.0f} s.",
                     "Start devices with `fedaudio client start`, or lower rounds.min_devices in server.toml.",
                 )
             if stop.wait(0.2):
                 return False
+        self._note_presence(members)
         return True
 
     def _run_round(self, fleet: Fleet, order: Order) -> None:
         """Hold one round and release its result; if anything goes wrong it is void and its number used up."""
         started = time.monotonic()
         number, base = self._registry.next_round(), self._versions.current()
-        cohort = draw_cohort(fleet.online(), self._settings.rounds.cohort, self._settings.seed, number)
+        cohort = draw_cohort(self._members(fleet), self._settings.rounds.cohort, self._settings.seed, number)
         row = Round(
             round=number,
             order=order.id,
@@ -178,33 +239,31 @@ class Coordinator:
             started=datetime.now(UTC),
             cohort=len(cohort),
         )
-        self._save(row)
+        begin_round(self._registry, row)
+        code = None
         try:
             self._train_and_release(fleet, row, base, cohort)
             row.state = "done"
-        except BaseException:
-            row.state = "void"
+        except BaseException as error:
+            row.state, code = "void", _code_of(error)
             raise
         finally:
             row.seconds = time.monotonic() - started
             row.overhead_seconds += row.seconds
-            self._save(row)
+            finish_round(self._registry, row, code)
         log.info(
             "round %d: version %s, %d devices, %.1f s", number, row.version, row.participants, row.seconds
         )
 
-    def _train_and_release(self, fleet: Fleet, row: Round, base: Release, cohort: list[int]) -> None:
-        settings, schema = self._settings, base.manifest.schema_
+    def _train_and_release(self, fleet: Fleet, row: Round, base: Release, cohort: Mapping[int, str]) -> None:
+        settings, schema = self._settings, base.manifest.schema
         data = self._versions.weights_bytes(base.version)
-        plan = make_plan(settings, self._registry.run_name(), row.round, data)
-        trained = Collected()
+        exchange, trained = self._exchange("train", row.round, data, schema, cohort), Collected()
         try:
-            mean_delta = train_cohort(
-                fleet, settings, plan, data, schema, cohort, trained, partial(self._book, row.round)
-            )
+            mean_delta = train_cohort(fleet, settings, exchange, trained, partial(self._book, row.round))
         finally:
-            _describe(row, trained)
-        self._note_contributions(row.round, trained)
+            note_exchange(self._registry, row, trained)
+        self._check_not_revoked(row, trained)
 
         optimizer = ServerOptimizer(base.weights, settings.optimizer)
         if memory := self._versions.optimizer_memory(base.version):
@@ -213,16 +272,19 @@ class Coordinator:
 
         metrics = Metrics()
         if settings.devices_evaluate:
-            evaluated = Collected()
-            metrics = evaluate_cohort(fleet, plan, candidate, schema, trained.nodes, evaluated)
-            _describe(row, evaluated)
+            weights, evaluated = encode_weights(candidate), Collected()
+            exchange = self._exchange("evaluate", row.round, weights, schema, trained.nodes)
+            try:
+                metrics = evaluate_cohort(fleet, exchange, evaluated)
+            finally:
+                note_exchange(self._registry, row, evaluated)
         if self._validation:
             own = self._validation.metrics(candidate)
             metrics = metrics.model_copy(update=own.model_dump(exclude_none=True))
 
-        row.participants = len(trained.reports)
+        row.participants = len(trained.parts)
         if settings.privacy is None:  # devices keep their loss to themselves otherwise
-            row.loss = sum(report.loss for report in trained.reports) / len(trained.reports)
+            row.loss = sum(report.loss for report in trained.reports) / len(trained.parts)
         row.version = self._versions.publish(
             candidate,
             base,
@@ -230,20 +292,45 @@ class Coordinator:
             participants=row.participants,
             privacy=self._largest_spending(base),
             optimizer_memory=optimizer.memory(),
+            check=partial(self._check_not_revoked, row, trained),
         )
 
-    def _note_contributions(self, number: int, trained: Collected) -> None:
-        with self._registry.session() as session:
-            for report in trained.reports:
-                session.merge(
-                    Contribution(
-                        round=number,
-                        device=report.device,
-                        clips=report.clips,
-                        skipped=report.skipped,
-                        loss=report.loss,
-                        seconds=report.seconds,
-                    )
+    def _exchange(
+        self, kind: Kind, number: int, weights: bytes, schema: Schema, cohort: Mapping[int, str]
+    ) -> Exchange:
+        """A plan for `cohort`, signed now, and who takes the answers to it in."""
+        keys, key = self._keys, self._keys.opening
+        plan = make_plan(
+            self._settings,
+            kind,
+            number,
+            weights,
+            coordinator=keys.coordinator,
+            run=self._registry.run_name(),
+            cohort=len(cohort),
+            recipient=key.public.id.hex(),
+        )
+        order = canonical(plan) if self._insecure else sign_plan(plan, keys.plan)
+        intake = (
+            BareIntake(self._senders, plan, schema)
+            if self._insecure
+            else SealedIntake(self._senders, key, plan, order, schema)
+        )
+        return Exchange(plan, order, weights, schema, cohort, intake, self._senders.name)
+
+    def _check_not_revoked(self, row: Round, trained: Collected) -> None:
+        """Return if all whose updates are in the sum may still be in it: one cannot be taken out again.
+
+        Raises:
+            CoordinatorError: FA-5100.
+        """
+        for part in trained.parts:
+            if self._senders.is_revoked(part.device):
+                name = self._senders.name(part.device)
+                raise CoordinatorError(
+                    "FA-5100",
+                    f"The device {name} was revoked while its update was in round {row.round}.",
+                    "Nothing is to be done: the round is void and is held again without it.",
                 )
 
     def _book(self, number: int, report: Report) -> None:
@@ -264,28 +351,6 @@ class Coordinator:
         totals = [compose(spent, delta) for spent in self._registry.spendings().values()]
         return max(totals, key=lambda total: total.epsilon, default=None)
 
-    def _save(self, row: Round) -> None:
-        """Write `row`; when it is done it counts for its order."""
-        with self._registry.session() as session:
-            session.merge(row)
-            if row.state == "done":
-                order = session.get_one(Order, row.order)
-                order.done += 1
-                if order.done >= order.rounds:
-                    order.state = "done"
-
-    def _settle_interrupted(self) -> None:
-        """After a crash, a round that had released its version is done and any other is void."""
-        newest = self._registry.model()
-        for row in self._registry.rounds():
-            if row.state != "running":
-                continue
-            if newest is not None and newest.version > row.base:
-                row.state, row.version, row.participants = "done", newest.version, newest.participants
-            else:
-                row.state = "void"
-            self._save(row)
-
     def _fail(self, order: Order, error: FedAudioError) -> None:
         with self._registry.session() as session:
             current = session.get_one(Order, order.id)
@@ -305,6 +370,13 @@ class Coordinator:
             yield
 
 
+def _code_of(error: BaseException) -> str:
+    """What the evidence says of why a round is void."""
+    if isinstance(error, FedAudioError):
+        return error.code
+    return "FA-5014" if isinstance(error, FleetLostError) else INTERRUPTED
+
+
 def _locks(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -312,12 +384,3 @@ def _locks(file: IO[str]) -> bool:
         time.sleep(0.05)
         return False
     return True
-
-
-def _describe(row: Round, collected: Collected) -> None:
-    """Add what one exchange with the cohort cost to its round."""
-    row.bytes_up += collected.bytes_up
-    row.bytes_down += collected.bytes_down
-    row.overhead_seconds -= collected.slowest_seconds
-    failures = failures_of(row) + [asdict(failure) for failure in collected.failures]
-    row.failed, row.failures = len(failures), json.dumps(failures)

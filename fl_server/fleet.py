@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
-from common.protocol.plan import Plan
+Kind: TypeAlias = Literal["train", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,18 @@ class FleetLostError(Exception):
 class Fleet(Protocol):
     """Nodes that can be asked. Implemented over Flower by `fl_server.app`, in one process by simulations."""
 
-    def online(self) -> list[int]:
-        """Nodes that can be asked now."""
+    def online(self) -> Mapping[int, str]:
+        """Nodes that can be asked now, and the id of the device that each has proved to be.
+
+        No device is there twice. The id is empty where nodes prove nothing (--insecure-loopback).
+        """
         ...
 
-    def ask(self, plan: Plan, weights: bytes, nodes: Sequence[int]) -> Iterator[Reply]:
-        """Send `plan` and `weights` to `nodes`; yield each reply as it arrives.
+    def ask(
+        self, order: bytes, kind: Kind, seconds: float, weights: bytes, nodes: Iterable[int]
+    ) -> Iterator[Reply]:
+        """Send `order`, the bytes of a plan, and `weights` to `nodes`; yield each reply as it arrives.
 
-        Ends when all have replied or `plan.seconds` have passed; a node that is late is not heard any more.
+        Ends when all have replied or `seconds` have passed; a node that is late is not heard any more.
         """
         ...

@@ -34,12 +34,45 @@ class CoordinatorHome:
         return self.root / "releases"
 
     @property
-    def certificate(self) -> Path:
-        return self.root / "keys" / "tls.crt"
+    def keys(self) -> Path:
+        """Keys by name (`common.security.keys`): root, device-ca, tls, plan, release, envelope(-mlkem)."""
+        return self.root / "keys"
 
     @property
-    def tls_key(self) -> Path:
-        return self.root / "keys" / "tls.key"
+    def certificate(self) -> Path:
+        return self.keys / "tls.crt"
+
+    @property
+    def root_certificate(self) -> Path:
+        return self.keys / "root.crt"
+
+    @property
+    def device_ca_certificate(self) -> Path:
+        return self.keys / "device-ca.crt"
+
+    @property
+    def previous_device_ca_certificate(self) -> Path:
+        """Of the device CAs before the one in use, the newest first; missing before the first rotation."""
+        return self.keys / "device-ca-previous.crt"
+
+    @property
+    def trust(self) -> Path:
+        """The signed trust statement that devices are given."""
+        return self.keys / "trust.fas"
+
+    @property
+    def next_keys(self) -> Path:
+        """Where a rotation gathers what it is about to put into `keys`."""
+        return self.keys / "next"
+
+    @property
+    def rotation_lock(self) -> Path:
+        return self.keys / "rotation.lock"
+
+    @property
+    def evidence_head(self) -> Path:
+        """How far the evidence has come; see `fl_server.evidence`."""
+        return self.root / "evidence.head"
 
     @property
     def lock(self) -> Path:

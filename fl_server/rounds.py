@@ -5,43 +5,99 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from common.errors import CoordinatorError, ProtocolError
 from common.files import sha256
-from common.protocol.answer import Answer, Refusal, Report, decode_answer
+from common.protocol.answer import Answer, Refusal, Report
 from common.protocol.plan import Plan
 from common.protocol.release import Metrics
-from common.protocol.tensors import Schema, Weights, encode_weights
+from common.protocol.tensors import Schema, Weights
 from fl_server.aggregate import ExactMean
-from fl_server.fleet import Fleet, Reply
+from fl_server.fleet import Fleet, Kind, Reply
+from fl_server.intake import Intake
 from fl_server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
+ON_THE_WAY_SECONDS = 2
+"""A plan outlives the time to answer by this, for what is on its way when the time is up."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One plan, what goes with it, who is asked, and who takes the answers in.
+
+    Args:
+        order: the plan as it is sent.
+        cohort: nodes, and the ids of their devices (empty if they are not known).
+        names: what a device is called.
+    """
+
+    plan: Plan
+    order: bytes = field(repr=False)
+    weights: bytes = field(repr=False)
+    schema: Schema = field(repr=False)
+    cohort: Mapping[int, str]
+    intake: Intake
+    names: Callable[[str], str | None]
+
+    def name(self, node: int, device: str) -> str:
+        """What to call a node and its device, whether or not it is known."""
+        return (self.names(device) if device else None) or f"node {node % 10_000:04d}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A device's valid part in an exchange.
+
+    Args:
+        update: digest of what it sent.
+    """
+
+    node: int
+    device: str
+    report: Report
+    update: str
+
 
 @dataclass(frozen=True)
 class Failure:
-    """A node whose part in a round came to nothing."""
+    """A node whose part in a round came to nothing; `device` is empty if it is not known."""
 
     who: str
     code: str
     reason: str
+    device: str = ""
 
 
 @dataclass
 class Collected:
-    """Answers to one plan, as far as they have come: the valid ones, their nodes, why others failed."""
+    """Answers to one plan, as far as they have come: the valid ones, and why others failed.
 
-    reports: list[Report] = field(default_factory=list)
-    nodes: list[int] = field(default_factory=list)
+    Args:
+        counters: by device, that of the envelope it sent.
+    """
+
+    parts: list[Part] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: float = 0.0
+
+    @property
+    def reports(self) -> list[Report]:
+        """What the devices say of their work."""
+        return [part.report for part in self.parts]
+
+    @property
+    def nodes(self) -> dict[int, str]:
+        """Nodes whose part is valid, and their devices."""
+        return {part.node: part.device for part in self.parts}
 
     @property
     def slowest_seconds(self) -> float:
@@ -49,80 +105,94 @@ class Collected:
         return min(self.seconds, max((report.seconds for report in self.reports), default=0.0))
 
 
-def draw_cohort(online: Sequence[int], size: int | None, seed: int, number: int) -> list[int]:
+def draw_cohort(online: Mapping[int, str], size: int | None, seed: int, number: int) -> dict[int, str]:
     """`size` of the nodes that are online, uniformly, or all of them."""
-    if size is None or size >= len(online):
-        return list(online)
+    nodes = list(online)
+    if size is None or size >= len(nodes):
+        return dict(online)
     rng = np.random.default_rng([seed, number])
     # Places rather than nodes are drawn: numpy would turn 64-bit names into floats.
-    return sorted(online[place] for place in rng.choice(len(online), size, replace=False))
+    drawn = sorted(nodes[place] for place in rng.choice(len(nodes), size, replace=False))
+    return {node: online[node] for node in drawn}
 
 
-def make_plan(settings: ServerSettings, run: str, number: int, weights: bytes) -> Plan:
-    """The order for round `number` on a model given as bytes."""
+def make_plan(
+    settings: ServerSettings,
+    kind: Kind,
+    number: int,
+    weights: bytes,
+    *,
+    coordinator: str,
+    run: str,
+    cohort: int,
+    recipient: str,
+) -> Plan:
+    """The order for round `number` on a model given as bytes; the time to answer begins now."""
+    seconds = settings.rounds.answer_seconds
     return Plan(
+        coordinator=coordinator,
         run=run,
         round=number,
+        kind=kind,
+        expires=math.ceil(time.time() + seconds) + ON_THE_WAY_SECONDS,
+        cohort=cohort,
+        recipient=recipient,
         task=settings.task,
         recipe=settings.recipe,
         privacy=settings.privacy,
         base=sha256(weights),
         holdout=settings.rounds.holdout if settings.devices_evaluate else 0.0,
         seed=settings.seed,
-        seconds=settings.rounds.answer_seconds,
+        seconds=seconds,
     )
 
 
 def train_cohort(
     fleet: Fleet,
     settings: ServerSettings,
-    plan: Plan,
-    weights: bytes,
-    schema: Schema,
-    cohort: Sequence[int],
+    exchange: Exchange,
     collected: Collected,
     book: Callable[[Report], None],
 ) -> Weights:
-    """Let `cohort` train, fold each update in as it arrives, and return the mean delta.
+    """Let the cohort train, fold each update in as it arrives, and return the mean delta.
 
     A bad update costs its sender its place in the round and nothing else.
 
     Args:
-        book: told every report at once, also when the update is then refused: what it spent is spent.
+        book: told every report that can be true, also when its update is then refused: it has spent that.
 
     Raises:
         CoordinatorError: FA-5004 too few valid updates.
+        StorageError: FA-8001.
         FleetLostError: the transport is gone.
     """
     rules = settings.rounds
     largest_weight = rules.max_clips if rules.weighting == "clips" else 1
     # A little more than the norms allow, for they are computed in single precision.
-    mean = ExactMean(schema, max(1.0, 1.001 * largest_weight * len(cohort) * rules.max_update_norm))
+    bound = 1.001 * largest_weight * len(exchange.cohort) * rules.max_update_norm
+    mean = ExactMean(exchange.schema, max(1.0, bound))
 
     def fold(answer: Answer) -> None:
+        _check_privacy(answer.report, settings)
         book(answer.report)
         _check_update(answer, settings)
-        mean.fold(answer.delta, answer.report.clips if rules.weighting == "clips" else 1)
+        mean.fold(answer.row, answer.report.clips if rules.weighting == "clips" else 1, answer.norm)
 
-    _collect(fleet, plan, weights, schema, cohort, collected, fold)
+    _collect(fleet, exchange, collected, fold)
     if mean.count < rules.min_answers or not mean.total_weight:
         reasons = "; ".join(f"{failure.who}: {failure.reason}" for failure in collected.failures[:3])
         raise CoordinatorError(
             "FA-5004",
-            f"Round {plan.round} had {mean.count} valid updates, {rules.min_answers} are needed"
+            f"Round {exchange.plan.round} had {mean.count} valid updates, {rules.min_answers} are needed"
             + (f" ({reasons})." if reasons else "."),
             "See `fedaudio server status`; allow more time or fewer answers in server.toml.",
         )
     return mean.mean()
 
 
-def evaluate_cohort(
-    fleet: Fleet, plan: Plan, weights: Weights, schema: Schema, cohort: Sequence[int], collected: Collected
-) -> Metrics:
-    """Let `cohort` evaluate a candidate on clips that it keeps for that."""
-    data = encode_weights(weights)
-    order = plan.model_copy(update={"kind": "evaluate", "base": sha256(data)})
-    _collect(fleet, order, data, schema, cohort, collected, lambda answer: None)
+def evaluate_cohort(fleet: Fleet, exchange: Exchange, collected: Collected) -> Metrics:
+    """Let the cohort evaluate a candidate on clips that it keeps for that."""
+    _collect(fleet, exchange, collected, lambda answer: None)
     clips = sum(report.clips for report in collected.reports)
     if not clips:
         return Metrics()
@@ -131,72 +201,74 @@ def evaluate_cohort(
     return Metrics(device_accuracy=correct / clips, device_loss=loss / clips)
 
 
-def _collect(
-    fleet: Fleet,
-    plan: Plan,
-    weights: bytes,
-    schema: Schema,
-    cohort: Sequence[int],
-    collected: Collected,
-    use: Callable[[Answer], None],
-) -> None:
-    """Send `plan`, check what comes back, `use` what is good, and note in `collected` how everybody did."""
-    order_size = len(plan.model_dump_json()) + len(weights)
-    collected.bytes_down += order_size * len(cohort)
+def _collect(fleet: Fleet, exchange: Exchange, collected: Collected, use: Callable[[Answer], None]) -> None:
+    """Send the plan, check what comes back, `use` what is good, and note in `collected` how everybody did."""
+    plan, cohort = exchange.plan, exchange.cohort
+    collected.bytes_down += (len(exchange.order) + len(exchange.weights)) * len(cohort)
     started = time.monotonic()
     heard: set[int] = set()
-    for reply in fleet.ask(plan, weights, cohort):
-        if reply.node not in heard:
-            heard.add(reply.node)
-            _take(reply, plan, schema, collected, use)
-        # Without this, the reply would stay in memory until the next one is there too.
-        del reply
-    for node in cohort:
+    try:
+        for reply in fleet.ask(exchange.order, plan.kind, plan.seconds, exchange.weights, list(cohort)):
+            # One answer a node: neither the same again nor another one is heard.
+            if reply.node in cohort and reply.node not in heard:
+                heard.add(reply.node)
+                _take(reply, exchange, collected, use)
+            # Without this, the reply would stay in memory until the next one is there too.
+            del reply
+    finally:
+        collected.counters = exchange.intake.counters()
+        collected.seconds = time.monotonic() - started
+    for node, device in cohort.items():
         if node not in heard:
             late = f"no answer within {plan.seconds:.0f} s"
-            collected.failures.append(Failure(_node_name(node), "FA-5005", late))
-    collected.seconds = time.monotonic() - started
+            collected.failures.append(Failure(exchange.name(node, device), "FA-5005", late, device))
 
 
-def _take(
-    reply: Reply, plan: Plan, schema: Schema, collected: Collected, use: Callable[[Answer], None]
-) -> None:
-    who = _node_name(reply.node)
+def _take(reply: Reply, exchange: Exchange, collected: Collected, use: Callable[[Answer], None]) -> None:
+    device = exchange.cohort[reply.node]
+
+    def fail(code: str, reason: str) -> None:
+        who = exchange.name(reply.node, device)
+        log.warning("no part of %s in round %d: %s %s", who, exchange.plan.round, code, reason)
+        collected.failures.append(Failure(who, code, reason, device))
+
     if reply.data is None:
-        collected.failures.append(Failure(who, "FA-5005", reply.failure))
+        fail("FA-5005", reply.failure)
         return
     collected.bytes_up += len(reply.data)
     try:
-        answer = decode_answer(reply.data, schema)
-        if isinstance(answer, Refusal):
-            collected.failures.append(Failure(who, answer.code, answer.reason))
+        received = exchange.intake.read(reply.data, device)
+        if received is None:
             return
-        who = answer.report.device
-        _check_report(answer.report, plan, collected.reports)
-        use(answer)
-    except ProtocolError as error:
-        log.warning("an answer of %s is refused: %s", who, error)
-        collected.failures.append(Failure(who, error.code, error.happened))
+        if received.sender is not None:
+            device = received.sender.id
+        if isinstance(received.answer, Refusal):
+            fail(received.answer.code, received.answer.reason)
+            return
+        use(received.answer)
+    except (ProtocolError, CoordinatorError) as error:
+        fail(error.code, error.happened)
         return
-    collected.reports.append(answer.report)
-    collected.nodes.append(reply.node)
+    collected.parts.append(Part(reply.node, device, received.answer.report, received.digest))
 
 
-def _node_name(node: int) -> str:
-    """What to call a node whose device's name is not known."""
-    return f"node {node % 10_000:04d}"
-
-
-def _check_report(report: Report, plan: Plan, earlier: Sequence[Report]) -> None:
-    said = (report.run, report.round, report.kind, report.base)
-    if said != (plan.run, plan.round, plan.kind, plan.base):
-        raise ProtocolError("FA-3006", "The answer belongs to another plan.", "Restart the device.")
-    if any(report.device == other.device for other in earlier):
+def _check_privacy(report: Report, settings: ServerSettings) -> None:
+    """Return if `report` tells of the privacy that was asked for, and no more than the recipe can spend."""
+    asked, spent, recipe = settings.privacy, report.privacy, settings.recipe
+    if asked is None and spent is None:
+        return
+    most = recipe.steps
+    if most is None:
+        most = recipe.epochs * math.ceil(report.clips / recipe.batch_size)
+    if (
+        asked is None
+        or spent is None
+        or (spent.noise_multiplier, spent.delta) != (asked.noise_multiplier, asked.delta)
+        or spent.steps > most
+    ):
         raise ProtocolError(
-            "FA-3007", "This device has answered already.", "Give every device its own name and identity."
+            "FA-3009", "The update was not trained with the privacy the plan asks for.", "Update the device."
         )
-    if report.kind == "evaluate" and report.correct > report.clips:
-        raise ProtocolError("FA-3004", "More clips were right than evaluated.", "Update the device.")
 
 
 def _check_update(answer: Answer, settings: ServerSettings) -> None:
@@ -207,17 +279,9 @@ def _check_update(answer: Answer, settings: ServerSettings) -> None:
             f"The update claims {answer.report.clips} clips, {rules.max_clips} are allowed.",
             "Raise rounds.max_clips if devices really have so many.",
         )
-    asked, spent = settings.privacy, answer.report.privacy
-    if asked and (
-        spent is None or (spent.noise_multiplier, spent.delta) != (asked.noise_multiplier, asked.delta)
-    ):
-        raise ProtocolError(
-            "FA-3009", "The update was trained without the privacy the plan asks for.", "Update the device."
-        )
-    norm = math.sqrt(sum(float(np.vdot(value, value)) for value in answer.delta.values()))
-    if not norm <= rules.max_update_norm:
+    if not answer.norm <= rules.max_update_norm:
         raise ProtocolError(
             "FA-3008",
-            f"The update's norm is {norm:.3g}, {rules.max_update_norm:.3g} is allowed.",
+            f"The update's norm is {answer.norm:.3g}, {rules.max_update_norm:.3g} is allowed.",
             "Lower the learning rate, or raise rounds.max_update_norm.",
         )

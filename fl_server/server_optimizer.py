@@ -7,27 +7,14 @@ Federated Optimization"; Hsu et al. 2019 for FedAvgM).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
-from pydantic import Field
 from safetensors.torch import load, save
 
 from common.protocol.tensors import Weights
-from common.settings import Settings
-
-
-class OptimizerConfig(Settings):
-    """Which server optimiser, and its numbers. FedAvg with rate 1 takes the mean as it is."""
-
-    kind: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
-    learning_rate: float | None = Field(
-        None, gt=0, le=10, description="1 for the averages, 0.01 for the others"
-    )
-    momentum: float = Field(0.9, ge=0, lt=1, description="of FedAvgM; beta 1 of the adaptive ones")
-    beta2: float = Field(0.99, ge=0, lt=1)
-    tau: float = Field(1e-3, gt=0, le=1, description="adaptivity of FedAdam and FedYogi")
+from fl_server.settings import OptimizerConfig
 
 
 class Yogi(torch.optim.Optimizer):

@@ -10,7 +10,18 @@ from pydantic import Field
 from common.protocol.plan import Privacy, Recipe
 from common.settings import Settings
 from common.task import Task
-from fl_server.server_optimizer import OptimizerConfig
+
+
+class OptimizerConfig(Settings):
+    """Which server optimiser, and its numbers. FedAvg with rate 1 takes the mean as it is."""
+
+    kind: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="1 for the averages, 0.01 for the others"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="of FedAvgM; beta 1 of the adaptive ones")
+    beta2: float = Field(0.99, ge=0, lt=1)
+    tau: float = Field(1e-3, gt=0, le=1, description="adaptivity of FedAdam and FedYogi")
 
 
 class RoundSettings(Settings):
@@ -35,6 +46,28 @@ class RoundSettings(Settings):
     )
 
 
+class DeviceRules(Settings):
+    """Who may be a device, and for how long."""
+
+    approval: bool = Field(False, description="an operator approves each device after its enrolment")
+    certificate_days: int = Field(60, ge=1, le=90, description="devices renew at two thirds of it")
+    envelope: Literal["hybrid", "x25519"] = Field(
+        "hybrid", description="what answers are sealed with: ML-KEM-768 and X25519, or X25519 alone"
+    )
+
+
+class ReleaseRules(Settings):
+    """How a version reaches devices."""
+
+    first_stage: float = Field(100.0, gt=0, le=100, description="per cent of the devices given a new version")
+    valid_days: float = Field(365.0, gt=0, le=3650, description="after which devices refuse a version")
+    minimum_client: str = Field(
+        "0.1.0",
+        pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$",
+        description="oldest version of fedaudio that is to run a version",
+    )
+
+
 class ServerSettings(Settings):
     """All there is to configure at a coordinator."""
 
@@ -45,8 +78,10 @@ class ServerSettings(Settings):
     recipe: Recipe = Recipe()
     privacy: Privacy | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
+    devices: DeviceRules = DeviceRules()
+    releases: ReleaseRules = ReleaseRules()
     validation: Path | None = Field(None, description="folder of the coordinator's own labelled clips")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**53)
 
     @property
     def devices_evaluate(self) -> bool:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypedDict
 
-from common.protocol.answer import PrivacySpent
-from common.protocol.release import Metrics
 from fl_server.home import CoordinatorHome
-from fl_server.registry import Registry, failures_of
+from fl_server.registry import Registry, failures_of, utc
 
 
 class RoundStatus(TypedDict):
-    """One round."""
+    """One round. A failure is {"who", "name", "code", "reason"}."""
 
     round: int
     state: str
@@ -30,24 +28,18 @@ class RoundStatus(TypedDict):
     failures: list[dict[str, str]]
 
 
-class ModelStatus(TypedDict):
-    """One version."""
-
-    version: int
-    parent: int | None
-    created: str
-    weights: str
-    participants: int
-    metrics: dict[str, float | None]
-    privacy: PrivacySpent | None
-
-
 class DeviceStatus(TypedDict):
-    """One device that has contributed."""
+    """One device that ever enrolled. `rounds` are those it contributed to, `last` the time of the last."""
 
-    device: str
+    id: str
+    name: str
+    state: str
+    enrolled: str
+    expires: str | None
+    revoked: str | None
+    reason: str | None
     rounds: int
-    last: str
+    last: str | None
 
 
 class Status(TypedDict):
@@ -76,6 +68,7 @@ def is_running(home: CoordinatorHome) -> bool:
 def describe(home: CoordinatorHome) -> Status:
     """The state of the coordinator in `home`."""
     registry = Registry(home.database)
+    names = {device.id: device.name for device in registry.devices()}
     presence, newest = registry.presence(), registry.model()
     running = is_running(home)
     return Status(
@@ -97,32 +90,39 @@ def describe(home: CoordinatorHome) -> Status:
                 participants=row.participants,
                 failed=row.failed,
                 loss=row.loss,
-                failures=failures_of(row),
+                failures=[
+                    failure | {"name": names.get(failure["who"], failure["who"])}
+                    for failure in failures_of(row)
+                ],
             )
             for row in registry.rounds()
         ],
-        devices=[
-            DeviceStatus(device=device, rounds=count, last=_iso(last))
-            for device, count, last in registry.devices()
-        ],
+        devices=describe_devices(home),
     )
 
 
-def describe_models(home: CoordinatorHome) -> list[ModelStatus]:
-    """Every version, oldest first."""
-    return [
-        ModelStatus(
-            version=row.version,
-            parent=row.parent,
-            created=_iso(row.created),
-            weights=row.weights,
-            participants=row.participants,
-            metrics=Metrics.model_validate_json(row.metrics).model_dump(),
-            privacy=PrivacySpent.model_validate_json(row.privacy) if row.privacy else None,
+def describe_devices(home: CoordinatorHome) -> list[DeviceStatus]:
+    """Every device, in the order of enrolment."""
+    registry = Registry(home.database)
+    contributors = registry.contributors()
+    described = []
+    for row in registry.devices():
+        rounds, last = contributors.get(row.id, (0, None))
+        described.append(
+            DeviceStatus(
+                id=row.id,
+                name=row.name,
+                state=row.state,
+                enrolled=_iso(row.enrolled),
+                expires=_iso(row.expires) if row.expires else None,
+                revoked=_iso(row.revoked) if row.revoked else None,
+                reason=row.reason,
+                rounds=rounds,
+                last=_iso(last) if last else None,
+            )
         )
-        for row in Registry(home.database).models()
-    ]
+    return described
 
 
 def _iso(moment: datetime) -> str:
-    return moment.replace(tzinfo=UTC).isoformat(timespec="seconds")
+    return utc(moment).isoformat(timespec="seconds")

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,14 +19,16 @@ import numpy as np
 import psutil
 import soundfile
 
+from common.protocol.invitation import Invitation
 from common.protocol.release import Release, load_release
+from fl_client.enrol import enrol
 from fl_client.home import DeviceHome
-from fl_client.initialise import initialise as initialise_device
 from fl_server.home import CoordinatorHome
 from fl_server.initialise import initialise as initialise_server
 from fl_server.registry import Order, Registry, Round
 from fl_server.releases import release_folder
 from fl_server.settings import ServerSettings
+from fl_server.tokens import make_token
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 90.0
@@ -78,7 +81,8 @@ class Federation:
         self.port = free_port()
         self.home = CoordinatorHome(root / "server")
         document = SMALL | {"port": self.port} | dict(settings)
-        initialise_server(self.home, ServerSettings.model_validate(document), names=["127.0.0.1"])
+        settings = ServerSettings.model_validate(document)
+        self.pin = initialise_server(self.home, settings, names=["127.0.0.1"])
         self.registry = Registry(self.home.database)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | dict(env or {})
@@ -119,10 +123,14 @@ class Federation:
         )
         return process
 
+    def invite(self, uses: int = 1) -> Invitation:
+        """Leave to enrol, good for an hour."""
+        return Invitation(self.address, self.pin, make_token(self.registry, timedelta(hours=1), uses))
+
     def add_device(self, name: str) -> DeviceHome:
-        """A device's folder without clips."""
+        """Enrol a device with the running coordinator; it has no clips."""
         home = DeviceHome(self.root / name)
-        initialise_device(home, server=self.address, ca=self.home.certificate, name=name)
+        enrol(home, self.invite(), name=name)
         return home
 
     def start_device(self, home: DeviceHome, *arguments: str) -> subprocess.Popen[bytes]:
@@ -130,9 +138,12 @@ class Federation:
 
     def start_light_devices(self, name: str, *devices: str) -> subprocess.Popen[bytes]:
         """Devices that answer by `tests.faults.light_devices` and need no torch, in one process."""
-        return self.spawn(
-            name, "tests.faults.light_devices", self.address, str(self.home.certificate), *devices
-        )
+        process = self.spawn(name, "tests.faults.light_devices", str(self.root / f"{name}.homes"), *devices)
+        if process.stdin:
+            # Not an argument: whoever may list processes could read it.
+            process.stdin.write(f"{self.invite(len(devices))}\n".encode())
+            process.stdin.flush()
+        return process
 
     def kill(self, name: str) -> None:
         """End a process and those of its session, without asking."""

@@ -57,7 +57,7 @@ def _keys_of_type(annotation: object) -> Iterator[str]:
 def test_every_setting_is_listed(model: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     missing = {key for key in keys(model) if f"`{key}`" not in text and f".{key}]" not in text}
-    assert not missing - {"task", "rounds", "recipe", "privacy", "optimizer"}
+    assert not missing - {"task", "rounds", "recipe", "privacy", "optimizer", "devices", "releases"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
@@ -78,3 +78,18 @@ def test_every_command_named_exists(page: str) -> None:
             option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
         }
         assert set(options.split()) <= known, (words, options)
+
+
+def test_every_defence_is_shown_by_tests_that_exist() -> None:
+    rows = re.findall(
+        r"^\| (?!attacker|---)(.+?) \|.*\| (.+?) \|$", THREATS.split("## Attackers")[1], re.MULTILINE
+    )
+    assert len(rows) > 15
+    for attacker, shown_by in rows:
+        named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", shown_by)
+        assert named, attacker
+        for file, test in named:
+            assert f"def {test}" in (ROOT / "tests" / file).read_text(), (attacker, file, test)
+
+
+THREATS = (ROOT / "docs" / "threat-model.md").read_text()

@@ -32,7 +32,7 @@ def privacy_spent(privacy: Privacy, sampling_rate: float, steps: int) -> Privacy
             "Raise privacy.noise_multiplier; 1.0 is a usual value.",
         )
     return PrivacySpent(
-        epsilon=_epsilon({(sampling_rate, privacy.noise_multiplier): steps}, privacy.delta),
+        epsilon=epsilon_of({(sampling_rate, privacy.noise_multiplier): steps}, privacy.delta),
         delta=privacy.delta,
         accountant="rdp",
         noise_multiplier=privacy.noise_multiplier,
@@ -52,7 +52,7 @@ def compose(spent: Sequence[PrivacySpent], delta: float) -> PrivacySpent:
         steps[one.sampling_rate, one.noise_multiplier] += one.steps
     return spent[-1].model_copy(
         update={
-            "epsilon": _epsilon(steps, delta),
+            "epsilon": epsilon_of(steps, delta),
             "delta": delta,
             "sampling_rate": max(one.sampling_rate for one in spent),
             "steps": sum(steps.values()),
@@ -60,8 +60,8 @@ def compose(spent: Sequence[PrivacySpent], delta: float) -> PrivacySpent:
     )
 
 
-def _epsilon(steps: Mapping[tuple[float, float], int], delta: float) -> float:
-    """Epsilon at `delta` of so many steps at each (sampling rate, noise multiplier)."""
+def epsilon_of(steps: Mapping[tuple[float, float], int], delta: float) -> float:
+    """Epsilon at `delta` of so many steps at each (sampling rate, noise multiplier); 0 of none."""
     # Opacus costs as long to import as torch, and only private training needs it.
     from opacus.accountants import RDPAccountant
     from opacus.accountants.analysis import rdp

@@ -1,15 +1,24 @@
-"""What a device sends back: a delta and a report, or a report alone, or a refusal."""
+"""What a device sends back: a delta and a report, or a report alone, or a refusal.
+
+    kind (1) | length of the note (4, big-endian) | note | tensors
+
+The note is a `Report` or a `Refusal` in canonical JSON; tensors follow a training only. It travels in an
+envelope. docs/protocol.md, section 5.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
-from pydantic import Field, ValidationError
+import numpy as np
+from pydantic import Field
 
 from common.errors import ProtocolError
-from common.protocol.tensors import Schema, Weights, decode_weights, encode_weights, read_note
-from common.settings import Settings, first_fault
+from common.protocol.tensors import Row, Schema, Weights, decode_row, encode_weights, split_row
+from common.security.canonical import Printable, canonical, read_canonical
+from common.settings import Settings
 
 CLIP_LIMIT = 1_000_000
 """No device has more clips than this; a report that says so is refused."""
@@ -18,23 +27,23 @@ CLIP_LIMIT = 1_000_000
 class PrivacySpent(Settings):
     """What one round cost, and of what."""
 
-    epsilon: float = Field(ge=0, le=1e9, allow_inf_nan=False)
+    epsilon: float = Field(ge=0, le=1e18, allow_inf_nan=False)
     delta: float = Field(ge=0, lt=1)
     unit: Literal["one clip"] = "one clip"
-    accountant: str = Field(max_length=64)
+    accountant: Printable = Field(max_length=64)
     noise_multiplier: float = Field(ge=0.01, le=1000, allow_inf_nan=False)
     sampling_rate: float = Field(gt=0, le=1)
-    steps: int = Field(ge=0, le=10_000_000)
+    steps: int = Field(ge=0, le=2**53)
 
 
 class Report(Settings):
     """Facts about one device's work on one plan. Every number is bounded before it is used."""
 
-    run: str = Field(max_length=64)
-    round: int = Field(ge=0)
+    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    round: int = Field(ge=0, lt=2**32)
     kind: Literal["train", "evaluate"]
-    base: str = Field(max_length=64)
-    device: str = Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")
+    base: str = Field(pattern=r"^[0-9a-f]{64}$")
+    device: str = Field(pattern=r"^[0-9a-f]{32}$", description="id of the device that worked")
     clips: int = Field(ge=0, le=CLIP_LIMIT, description="windows trained on or evaluated")
     skipped: int = Field(0, ge=0, le=CLIP_LIMIT, description="files that could not be used")
     correct: int = Field(0, ge=0, le=CLIP_LIMIT, description="of an evaluation")
@@ -46,43 +55,77 @@ class Report(Settings):
 class Refusal(Settings):
     """A device's reason for not doing what a plan asks."""
 
-    code: str = Field(pattern=r"^FA-\d{4}$")
-    reason: str = Field(max_length=500)
+    code: str = Field(pattern=r"^FA-[0-9]{4}$")
+    reason: Printable = Field(max_length=500)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A checked answer. `delta` (new weights minus old) is empty for an evaluation."""
+    """A checked answer.
+
+    Args:
+        row: the delta of a training, new weights minus old, flat; empty for an evaluation.
+        norm: L2 norm of the delta.
+        schema: of its tensors.
+    """
 
     report: Report
-    delta: Weights
+    row: Row = field(default_factory=lambda: np.empty(0, np.float32), repr=False, compare=False)
+    norm: float = 0.0
+    schema: Schema = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def delta(self) -> Weights:
+        """The same by the tensors' names."""
+        return split_row(self.row, self.schema)
 
 
 def encode_answer(report: Report, delta: Weights | None = None) -> bytes:
     """The one opaque byte string a device sends."""
-    return encode_weights(delta or {}, report.model_dump_json())
+    note = canonical(report)
+    return (
+        _KINDS[report.kind] + len(note).to_bytes(4, "big") + note + (encode_weights(delta) if delta else b"")
+    )
 
 
 def encode_refusal(refusal: Refusal) -> bytes:
     """A refusal as bytes."""
-    return encode_weights({}, refusal.model_dump_json())
+    note = canonical(refusal)
+    return _REFUSAL + len(note).to_bytes(4, "big") + note
 
 
 def decode_answer(data: bytes | memoryview, schema: Schema) -> Answer | Refusal:
-    """Check `data` and read it; an evaluation must hold no tensors, a training exactly `schema`.
+    """Check `data` and read it; a training must hold exactly the tensors of `schema`, anything else none.
 
     Raises:
-        ProtocolError: FA-3001..FA-3003 from the tensors, FA-3004 the report is malformed or out of range.
+        ProtocolError: FA-3001..FA-3003 from the tensors, FA-3004 the note is malformed or out of range.
     """
-    note = read_note(data)
-    try:
-        return Refusal.model_validate_json(note)
-    except ValidationError:
-        pass
-    try:
-        report = Report.model_validate_json(note)
-    except ValidationError as error:
-        raise ProtocolError(
-            "FA-3004", f"The report is malformed: {first_fault(error)}.", "Update the device."
-        ) from error
-    return Answer(report, decode_weights(data, schema if report.kind == "train" else {}))
+    view = memoryview(data)
+    kind, length = bytes(view[:1]), int.from_bytes(view[1:5], "big")
+    if length > LARGEST_NOTE:
+        raise _malformed("its note is too long")
+    if len(view) < 5 + length:
+        raise _malformed("it is cut short")
+    note, tensors = bytes(view[5 : 5 + length]), view[5 + length :]
+    if kind == _REFUSAL:
+        refusal = read_canonical(Refusal, note)
+        if isinstance(refusal, str) or len(tensors):
+            raise _malformed(refusal if isinstance(refusal, str) else "something follows it")
+        return refusal
+    report = read_canonical(Report, note)
+    if isinstance(report, str):
+        raise _malformed(report)
+    if kind != _KINDS[report.kind] or (report.kind == "evaluate" and len(tensors)):
+        raise _malformed("it is of another kind than it says")
+    if report.kind == "evaluate":
+        return Answer(report)
+    row, norm = decode_row(tensors, schema)
+    return Answer(report, row, norm, schema)
+
+
+LARGEST_NOTE = 1 << 16
+_KINDS, _REFUSAL = {"train": b"\x01", "evaluate": b"\x02"}, b"\x03"
+
+
+def _malformed(why: str) -> ProtocolError:
+    return ProtocolError("FA-3004", f"The report is malformed: {why}.", "Update the device.")

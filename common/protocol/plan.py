@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import secrets
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import Field
 
 from common.errors import ProtocolError
-from common.settings import Settings, first_fault
+from common.security.canonical import canonical, read_canonical
+from common.security.statement import open_statement, sign_statement
+from common.settings import Settings
 from common.task import Task
+
+Decibels = Annotated[float, Field(ge=-200, le=200)]
 
 
 class Augmentation(Settings):
@@ -17,7 +24,7 @@ class Augmentation(Settings):
     shift_seconds: float = Field(0.1, ge=0, le=1, description="largest shift in time, either way")
     gain_db: float = Field(6.0, ge=0, le=40, description="largest change of level, either way")
     noise_probability: float = Field(0.5, ge=0, le=1)
-    noise_snr_db: tuple[float, float] = Field((5.0, 25.0), description="range the SNR is drawn from")
+    noise_snr_db: tuple[Decibels, Decibels] = Field((5.0, 25.0), description="range the SNR is drawn from")
     time_masks: int = Field(1, ge=0, le=10, description="SpecAugment (Park et al. 2019)")
     time_mask_seconds: float = Field(0.15, ge=0, le=5)
     band_masks: int = Field(1, ge=0, le=10)
@@ -36,7 +43,7 @@ class Recipe(Settings):
     steps: int | None = Field(None, ge=0, le=100_000, description="optimiser steps instead of epochs")
     proximal: float = Field(0.0, ge=0, le=100, description="FedProx mu (Li et al. 2020)")
     label_smoothing: float = Field(0.05, ge=0, lt=1)
-    gradient_clip: float | None = Field(5.0, gt=0, description="largest gradient norm")
+    gradient_clip: float | None = Field(5.0, gt=0, le=1e9, description="largest gradient norm")
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty on the weights")
     augmentation: Augmentation = Augmentation()
 
@@ -50,29 +57,69 @@ class Privacy(Settings):
 
 
 class Plan(Settings):
-    """One order to the devices of a cohort. `base` is the digest of the weights sent along."""
+    """One order to the devices of a cohort.
 
-    run: str = Field(min_length=1, max_length=64)
-    round: int = Field(ge=0)
+    Args:
+        coordinator: fingerprint of the root it is signed under.
+        run, round, kind: in a run, a device takes (round, train) before (round, evaluate), and that before a
+            higher round.
+        nonce: random, so that no two plans are the same bytes.
+        expires: seconds since 1970 after which it is void.
+        cohort: devices that are asked.
+        recipient: id of the envelope key that answers are sealed to.
+        base: digest of the weights sent along.
+    """
+
+    coordinator: str = Field(pattern=r"^[0-9a-f]{64}$")
+    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    round: int = Field(ge=0, lt=2**32)
     kind: Literal["train", "evaluate"] = "train"
+    nonce: str = Field(pattern=r"^[0-9a-f]{64}$", default_factory=lambda: secrets.token_hex(32))
+    expires: int = Field(ge=0, lt=2**53)
+    cohort: int = Field(ge=1, lt=2**32)
+    recipient: str = Field(pattern=r"^[0-9a-f]{16}$")
     task: Task
     recipe: Recipe = Recipe()
     privacy: Privacy | None = None
-    base: str = Field(min_length=64, max_length=64)
+    base: str = Field(pattern=r"^[0-9a-f]{64}$")
     holdout: float = Field(0.1, ge=0, le=0.5, description="share of a device's clips kept for evaluation")
-    seed: int = Field(0, ge=0, description="of augmentation and batch order; never of privacy noise")
+    seed: int = Field(0, ge=0, le=2**53, description="of augmentation and batches; never of privacy noise")
     seconds: float = Field(600.0, gt=0, le=86_400, description="time the devices have to answer")
 
 
-def parse_plan(data: bytes) -> Plan:
-    """Read and check a plan.
+def sign_plan(plan: Plan, key: Ed25519PrivateKey) -> bytes:
+    """The bytes that devices are sent; an answer is bound to their SHA-256."""
+    return sign_statement("plan", canonical(plan), key)
+
+
+def open_plan(data: bytes, signers: Iterable[bytes]) -> Plan:
+    """Check who signed a plan, and read it.
+
+    Args:
+        signers: raw Ed25519 keys that may sign plans.
+
+    Raises:
+        ProtocolError: FA-3005 malformed, FA-3016..FA-3018 its signature.
+    """
+    if len(data) > LARGEST_PLAN:
+        raise _malformed("it is too long")
+    return parse_plan(open_statement("plan", data, signers))
+
+
+def parse_plan(body: bytes) -> Plan:
+    """Read the body of a plan whose signature has been checked elsewhere.
 
     Raises:
         ProtocolError: FA-3005.
     """
-    try:
-        return Plan.model_validate_json(data)
-    except ValidationError as error:
-        raise ProtocolError(
-            "FA-3005", f"The plan is malformed: {first_fault(error)}.", "Update the device."
-        ) from error
+    plan = read_canonical(Plan, body)
+    if isinstance(plan, str):
+        raise _malformed(plan)
+    return plan
+
+
+LARGEST_PLAN = 1 << 20
+
+
+def _malformed(why: str) -> ProtocolError:
+    return ProtocolError("FA-3005", f"The plan is malformed: {why}.", "Update the device.")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from common.data.features import FeatureSet, load_features
 from common.models.acoustic import AcousticModel
 from common.models.registry import build_model
 from common.models.weights import get_weights, set_weights
-from common.protocol.answer import Report
+from common.protocol.answer import PrivacySpent, Report
 from common.protocol.plan import Plan, Privacy, Recipe
 from common.protocol.tensors import Weights
 from common.task import Task
@@ -38,6 +38,7 @@ def answer_plan(
     device: str,
     *,
     noise: FeatureSet | None = None,
+    before_spending: Callable[[PrivacySpent], None] = lambda cost: None,
 ) -> tuple[Report, Weights | None]:
     """Do what `plan` asks with `weights` on a device's clips: the report, and of a training the delta.
 
@@ -50,6 +51,7 @@ def answer_plan(
         held_out: indices of clips (`data.clip_index`) to evaluate on and never to train on.
         noise: recorded background noise for augmentation; synthetic noise if there is none, and in a private
             training, for one recording would be in the gradients of many clips.
+        before_spending: told what a private training will cost, before its first step; it may raise.
 
     Raises:
         TrainingError: FA-7001 architecture, FA-7002 weights, FA-7003 no clips, FA-7004 diverged,
@@ -82,6 +84,7 @@ def answer_plan(
         generator,
         noise=None if plan.privacy else noise,
         privacy=plan.privacy,
+        before_spending=before_spending,
     )
     delta = {name: value - weights[name] for name, value in get_weights(model).items()}
     loss = min(done.loss, LOSS_LIMIT) if plan.privacy is None else 0.0

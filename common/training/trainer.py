@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,7 @@ def train(
     *,
     noise: FeatureSet | None = None,
     privacy: Privacy | None = None,
+    before_spending: Callable[[PrivacySpent], None] = lambda cost: None,
     test_random: SecureRandom | None = None,
 ) -> TrainReport:
     """Train `model` in place on `data` as `recipe` says.
@@ -60,6 +62,7 @@ def train(
     Args:
         generator: batch order and augmentation; of a private training only the synthetic noise.
         noise: recordings to mix in; synthetic noise otherwise.
+        before_spending: told what a private training will cost, before its first step; it may raise.
         test_random: replaces the operating system's randomness in a private training, for tests only.
 
     Raises:
@@ -81,6 +84,8 @@ def train(
     if steps == 0:
         logger.info("the recipe asks for no steps; the weights stay as they are")
     spent = source.spent(steps)
+    if spent is not None:
+        before_spending(spent)
     optimizer = _optimizer(model, recipe)
     start = [value.detach().clone() for value in model.parameters()]
     losses = []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -14,15 +15,18 @@ from typing import IO, Self
 from common.data.clips import Clips
 from common.data.importing import import_clips
 from common.errors import CoordinatorError
+from common.protocol.invitation import Invitation
 from fedaudio.demo.data import DemoData, write_stream
+from fl_client.enrol import enrol
 from fl_client.home import DeviceHome
-from fl_client.initialise import initialise as initialise_device
 from fl_server.home import CoordinatorHome
 from fl_server.initialise import initialise as initialise_server
 from fl_server.registry import Registry
 from fl_server.settings import ServerSettings
+from fl_server.tokens import make_token
 
 START_SECONDS = 120.0
+INVITED_FOR = timedelta(minutes=5)
 
 
 class DemoFleet:
@@ -81,7 +85,7 @@ class DemoFleet:
             folder = self._work / "validation"
             self._import(self._data.validation, folder)
             settings = settings.model_copy(update={"validation": folder})
-        initialise_server(self.server, settings, names=["127.0.0.1"])
+        self._pin = initialise_server(self.server, settings, names=["127.0.0.1"])
         self._spawn("server", ["server", "start", "--home", str(self.server.root)])
         self._address = f"127.0.0.1:{self._wait_for_port()}"
 
@@ -98,7 +102,8 @@ class DemoFleet:
         return presence.port
 
     def _start_device(self, number: int, home: DeviceHome) -> None:
-        initialise_device(home, server=self._address, ca=self.server.certificate, name=home.root.name)
+        token = make_token(Registry(self.server.database), INVITED_FOR, uses=1)
+        enrol(home, Invitation(self._address, self._pin, token), name=home.root.name)
         self._import(self._data.devices[number], home.clips)
         stream = self._work / f"{home.root.name}.wav"
         write_stream(self._data.unseen, stream, self._seed + number)

@@ -18,8 +18,10 @@ from common.task import Task
 from common.training.metrics import Evaluation
 from fedaudio.demo.data import DemoData, prepare
 from fedaudio.demo.processes import DemoFleet
+from fedaudio.model import export_release
 from fl_client import status as device_status
 from fl_client.home import DeviceHome
+from fl_server.home import CoordinatorHome
 from fl_server.registry import Registry
 from fl_server.releases import release_folder
 from fl_server.settings import RoundSettings, ServerSettings
@@ -111,7 +113,7 @@ def run_demo(config: DemoConfig, work: Path, out: Path | None, tell: Teller, wat
         statuses = _statuses(fleet.devices)
         results = _summary(config, data, scores, statuses)
         if out is not None:
-            _keep(results, release_folder(fleet.server.releases, scores.rounds[-1].version), out)
+            _keep(results, fleet.server, scores.rounds[-1].version, out)
     links = [status["link"] or {} for status in statuses]
     return Outcome(
         results,
@@ -220,8 +222,8 @@ def _summary(
     )
 
 
-def _keep(results: Results, release: Path, out: Path) -> None:
+def _keep(results: Results, server: CoordinatorHome, version: int, out: Path) -> None:
     make_folder(out)
     shutil.rmtree(out / "release", ignore_errors=True)
-    shutil.copytree(release, out / "release")
+    export_release(release_folder(server.releases, version), server.trust, out / "release")
     write_atomic(out / "results.json", results.model_dump_json(indent=1).encode())

@@ -94,7 +94,7 @@ def _report(recognizer: Recognizer, path: Path, done: threading.Event) -> None:
             **asdict(recognizer.counters),
         }
         try:
-            write_atomic(path, json.dumps(status).encode(), mode=0o600)
+            write_atomic(path, json.dumps(status).encode(), mode=0o600, lasting=False)
             writable = True
         except StorageError as error:
             if writable:

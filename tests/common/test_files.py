@@ -12,7 +12,17 @@ from textwrap import dedent
 
 import pytest
 
-from common.files import StorageError, make_folder, sha256, write_atomic
+from common import files
+from common.files import (
+    StorageError,
+    is_there,
+    locked,
+    make_folder,
+    read_if_there,
+    rename,
+    sha256,
+    write_atomic,
+)
 
 
 def test_written_data_mode_and_nothing_else(tmp_path: Path) -> None:
@@ -110,3 +120,66 @@ def test_making_a_folder_twice_is_no_error(tmp_path: Path) -> None:
 def test_sha256_is_sha256() -> None:
     assert sha256(b"abc") == hashlib.sha256(b"abc").hexdigest()
     assert sha256(memoryview(b"abc")) == sha256(b"abc")
+
+
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """What is given a name and what is brought to the disk, in order: (what, whether it is a folder)."""
+    seen = list[tuple[str, bool]]()
+    real_sync, real_replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        real_sync(descriptor)
+        seen.append(("sync", Path(f"/proc/self/fd/{descriptor}").is_dir()))
+
+    def replace(self: Path, target: Path) -> Path:
+        seen.append(("name", False))
+        return real_replace(self, target)
+
+    monkeypatch.setattr(files.os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    return seen
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="it is told through /proc what is synced")
+def test_what_was_written_and_its_name_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = synced(monkeypatch)
+    write_atomic(tmp_path / "a", b"x")
+    assert seen == [("sync", False), ("name", False), ("sync", True)]
+    seen.clear()
+    rename(tmp_path / "a", tmp_path / "b")
+    assert seen == [("name", False), ("sync", True)]
+    seen.clear()
+    write_atomic(tmp_path / "a", b"x", lasting=False)
+    assert seen == [("name", False)]
+
+
+def test_what_is_not_there_is_another_thing_than_what_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    assert read_if_there(tmp_path / "file") == b"x"
+    assert read_if_there(tmp_path / "none") is None
+    assert read_if_there(tmp_path / "file" / "below") is None
+    assert not is_there(tmp_path / "file" / "below")
+    with pytest.raises(StorageError, match="FA-8001"):
+        read_if_there(tmp_path)
+
+
+def test_a_folder_that_one_may_not_enter_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: Path, **_: object) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "stat", denied)
+    with pytest.raises(StorageError, match=r"FA-8001.*Permission denied.*user"):
+        is_there(tmp_path / "a")
+
+
+def test_a_lock_is_waited_for_or_not(tmp_path: Path) -> None:
+    with locked(tmp_path / ".lock"), pytest.raises(BlockingIOError), locked(tmp_path / ".lock", wait=False):
+        pass
+    with locked(tmp_path / ".lock", wait=False):
+        pass
+    with pytest.raises(StorageError, match="FA-8001"), locked(tmp_path / "none" / ".lock"):
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from textwrap import dedent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.log import LOG_FORMAT, JsonLines, printable
+from common.log import LOG_FORMAT, JsonLines, Throttle, printable
 
 SCRIPT = dedent("""
     import logging
@@ -68,3 +69,42 @@ def test_a_message_that_is_not_text_is_still_one_line() -> None:
     assert "\n" not in line
     assert "\x1b" not in line
     assert json.loads(line)["message"].endswith("\x1b[2J")
+
+
+def test_a_peer_does_not_decide_how_long_the_log_is() -> None:
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.addFilter(Throttle(most=50))
+
+    def record(name: str, second: float, text: str) -> None:
+        line = logging.LogRecord(name, logging.WARNING, "", 0, "%s", (text,), None)
+        line.created = second
+        handler.handle(line)
+
+    for number in range(1000):
+        record("noisy", 1000.0 + number / 2000, "again")
+    record("quiet", 1000.5, "something else")
+    record("noisy", 1001.0, "and again")
+    record("noisy", 1001.1, "the last")
+    assert written.getvalue().splitlines() == [
+        *["again"] * 50,
+        "something else",
+        "and again (950 lines before this one were left out)",
+        "the last",
+    ]
+
+
+def test_flowers_lines_and_ours_are_throttled() -> None:
+    script = """
+        import logging
+        import flwr.app
+        from common.log import configure_logging
+        configure_logging()
+        for name in ("flwr", "fl_server.gate"):
+            for number in range(5000):
+                logging.getLogger(name).warning("again")
+    """
+    command = [sys.executable, "-c", dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Flower's come twice; and a second may end in between.
+    assert 100 <= len(done.stderr.splitlines()) < 2000

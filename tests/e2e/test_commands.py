@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 import fedaudio
-from common.security.certificates import make_certificate
+from common.protocol.invitation import Invitation
 from fedaudio.cli import app, main
+from tests.fl_client.made_identity import make_home
 from tests.processes import write_tones
 
 
@@ -44,21 +45,30 @@ def server(tmp_path: Path, fedaudio_command: Command) -> Path:
     return home
 
 
-@pytest.fixture
-def ca(tmp_path: Path) -> Path:
-    path = tmp_path / "ca.crt"
-    path.write_bytes(make_certificate(["127.0.0.1"])[0])
-    return path
+NOBODY = Invitation("127.0.0.1:1", "0" * 64, bytes(16))
+"""An invitation to where nobody listens."""
 
 
 HELP = [
     (),
     ("server",),
-    *(("server", command) for command in ("init", "start", "train", "status", "models")),
-    ("server", "models", "list"),
-    ("server", "models", "show"),
+    *(("server", command) for command in ("init", "start", "train", "status")),
+    *(
+        ("server", "models", *rest)
+        for rest in ((), ("list",), ("show",), ("sign",), ("promote",), ("rollback",))
+    ),
+    *(
+        ("server", "devices", *rest)
+        for rest in ((), ("token",), ("list",), ("show",), ("approve",), ("revoke",))
+    ),
+    *(("server", "keys", *rest) for rest in ((), ("show",), ("rotate",))),
+    *(("server", "log", *rest) for rest in ((), ("show",), ("verify",))),
     ("client",),
-    *(("client", command) for command in ("init", "import", "start", "status", "listen")),
+    *(("client", command) for command in ("enroll", "import", "start", "status", "listen")),
+    *(("client", "keys", *rest) for rest in ((), ("show",), ("rotate",))),
+    *(("client", "policy", *rest) for rest in ((), ("show",), ("check",))),
+    ("model",),
+    ("model", "verify"),
     ("demo",),
 ]
 
@@ -85,7 +95,7 @@ def test_the_version_as_a_module() -> None:
         ("server", "train"),
         ("server", "init"),
         ("server", "fly"),
-        ("client", "init", "--server", "a:1"),
+        ("client", "enroll"),
         ("demo", "--rounds", "-1"),
         ("--unknown",),
     ],
@@ -99,8 +109,9 @@ def test_bad_options_are_usage_errors(fedaudio_command: Command, arguments: tupl
 
 def test_a_coordinator_is_made_once(fedaudio_command: Command, server: Path) -> None:
     before = {file: file.read_bytes() for file in server.rglob("*") if file.is_file()}
-    assert {file.name for file in before} == {"server.toml", "tls.crt", "tls.key"}
-    assert (server / "keys" / "tls.key").stat().st_mode & 0o077 == 0
+    keys = [file for file in before if file.suffix == ".key"]
+    assert {"root", "device-ca", "tls", "plan", "release", "envelope"} <= {key.stem for key in keys}
+    assert all(key.stat().st_mode & 0o077 == 0 for key in keys)
     status, out, err = fedaudio_command("server", "init", "--labels", "a,b", "--home", server)
     assert (status, out) == (6, "")
     assert err.startswith("FA-5010: ")
@@ -108,12 +119,23 @@ def test_a_coordinator_is_made_once(fedaudio_command: Command, server: Path) -> 
     assert {file: file.read_bytes() for file in server.rglob("*") if file.is_file()} == before
 
 
-def test_a_device_is_made_once(fedaudio_command: Command, tmp_path: Path, ca: Path) -> None:
-    arguments = ("client", "init", "--server", "a:1", "--ca", ca, "--home", tmp_path / "device")
-    assert fedaudio_command(*arguments)[0] == 0
-    status, _, err = fedaudio_command(*arguments)
+def test_a_device_is_made_once(fedaudio_command: Command, tmp_path: Path) -> None:
+    made = make_home(tmp_path / "device")
+    home, invited = made.home, Invitation("127.0.0.1:1", made.authority.pin, bytes(16))
+    before = {file: file.read_bytes() for file in home.root.rglob("*") if file.is_file()}
+    for invitation, code in ((invited, "FA-4004"), (NOBODY, "FA-4017")):
+        status, _, err = fedaudio_command("client", "enroll", invitation, "--home", home.root)
+        assert status == 5
+        assert err.startswith(f"{code}: ")
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_coordinator_that_is_away_is_explained(fedaudio_command: Command, tmp_path: Path) -> None:
+    status, _, err = fedaudio_command("client", "enroll", NOBODY, "--home", tmp_path / "device")
     assert status == 5
-    assert err.startswith("FA-4004: ")
+    assert err.startswith("FA-4012: ")
+    assert str(NOBODY) not in err
+    assert not (tmp_path / "device" / "device.toml").exists()
 
 
 BEFORE_INIT = [
@@ -122,7 +144,13 @@ BEFORE_INIT = [
     ("server", "train", "--rounds", "1"),
     ("server", "models", "list"),
     ("server", "models", "show", "0"),
+    ("server", "devices", "list"),
+    ("server", "devices", "token"),
+    ("server", "keys", "show"),
+    ("server", "log", "verify"),
     ("client", "start"),
+    ("client", "keys", "rotate"),
+    ("client", "policy", "check"),
     ("client", "status"),
     ("client", "listen"),
 ]
@@ -133,9 +161,10 @@ def test_before_init_there_is_nothing(
     fedaudio_command: Command, arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     status, out, err = fedaudio_command(*arguments, "--home", tmp_path / "none")
-    assert (status, out) == (2, "")
-    assert err.startswith("FA-6001: ")
-    assert "init" in err
+    expected, code, remedy = (2, "FA-6001", "init") if arguments[0] == "server" else (5, "FA-4010", "enroll")
+    assert (status, out) == (expected, "")
+    assert err.startswith(f"{code}: ")
+    assert remedy in err
     assert not (tmp_path / "none").exists()
 
 
@@ -209,25 +238,18 @@ def test_a_damaged_configuration_is_said_to_be(fedaudio_command: Command, server
         assert err.startswith("FA-6002: ")
 
 
-def test_a_file_in_the_place_of_a_folder_is_explained(
-    fedaudio_command: Command, tmp_path: Path, ca: Path
-) -> None:
+def test_a_file_in_the_place_of_a_folder_is_explained(fedaudio_command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for arguments in (
-        ("server", "init", "--labels", "a,b", "--home", tmp_path / "file" / "server"),
-        ("client", "init", "--server", "a:1", "--ca", ca, "--home", tmp_path / "file" / "device"),
-    ):
-        status, _, err = fedaudio_command(*arguments)
-        assert status == 8, err
-        assert err.startswith("FA-8001: ")
+    home = tmp_path / "file" / "server"
+    status, _, err = fedaudio_command("server", "init", "--labels", "a,b", "--home", home)
+    assert status == 8, err
+    assert err.startswith("FA-8001: ")
 
 
 class TestDevice:
     @pytest.fixture
-    def home(self, fedaudio_command: Command, tmp_path: Path, ca: Path) -> Path:
-        home = tmp_path / "device"
-        assert fedaudio_command("client", "init", "--server", "a:1", "--ca", ca, "--home", home)[0] == 0
-        return home
+    def home(self, tmp_path: Path) -> Path:
+        return make_home(tmp_path / "device").home.root
 
     def test_import_and_status(self, fedaudio_command: Command, home: Path, tmp_path: Path) -> None:
         source = tmp_path / "clips"

@@ -11,7 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fl_server.keyring import load_trust
 from fl_server.registry import failures_of
+from fl_server.rotation import rotate
+from fl_server.settings import DeviceRules
 from fl_server.status import is_running
 from tests.processes import Federation, children_of, wait_for
 
@@ -104,6 +107,23 @@ def test_a_device_in_the_middle_of_a_round(federation: Federation) -> None:
     assert (row.cohort, row.participants, row.failed) == (3, 2, 1)
     assert failures_of(row)[0]["code"] == "FA-5005"
     assert row.seconds == pytest.approx(ANSWER_SECONDS, abs=5)
+    assert_history(federation)
+
+
+def test_new_keys_while_it_runs(federation: Federation) -> None:
+    server = federation.processes["server"]
+    (front,) = children_of(server.pid)
+    before = load_trust(federation.home)[0]
+    names = ("tls", "device-ca", "plan", "envelope", "release")
+    rotate(federation.home, federation.registry, DeviceRules(), None, names)
+    after = load_trust(federation.home)[0]
+    assert (after.serial, after.root) == (before.serial + 1, before.root)
+    federation.wait(lambda: children_of(server.pid) not in ([front], []), "another front")
+    # The devices find out by themselves which keys are good now.
+    assert federation.train(1).state == "done"
+    row = federation.last_round()
+    assert (row.participants, row.failed) == (row.cohort, 0)
+    assert server.poll() is None
     assert_history(federation)
 
 

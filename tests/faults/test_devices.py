@@ -88,7 +88,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def test_damaged_clips_are_skipped_counted_and_named(house: House) -> None:
     with house.federation.registry.session() as session:
         (contribution,) = session.scalars(select(Contribution)).all()
-    assert contribution.device == "kitchen"
+    device = house.federation.registry.device(contribution.device)
+    assert device is not None
+    assert device.name == "kitchen"
     assert contribution.skipped == len(DAMAGED)
     assert 1 <= contribution.clips <= 6
     log = house.federation.log("kitchen")

@@ -107,3 +107,47 @@ def test_a_full_disk_is_explained_and_leaves_no_half_release(tmp_path: Path) -> 
         # With room again it starts as if nothing had been.
         federation.start_server()
         assert federation.release(0).version == 0
+
+
+def refused_start(federation: Federation, *options: str) -> subprocess.CompletedProcess[str]:
+    federation.registry.close()
+    done = run_cli("server", "start", "--home", str(federation.home.root), *options)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost.localdomain"])
+def test_the_insecure_mode_is_for_this_machine_alone(tmp_path: Path, host: str) -> None:
+    with Federation(tmp_path, {"host": host}) as federation:
+        done = refused_start(federation, "--insecure-loopback")
+    assert done.returncode == 6
+    assert "FA-5090: " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["plan", "envelope", "envelope-mlkem", "tls", "device-ca"])
+def test_a_key_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    with Federation(tmp_path, {}) as federation:
+        (federation.home.keys / f"{name}.key").unlink()
+        done = refused_start(federation)
+    assert done.returncode in {2, 6}
+    assert "FA-6005: " in done.stderr
+    assert f"{name}.key" in done.stderr
+
+
+def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    with Federation(tmp_path, {}) as federation:
+        (federation.home.keys / "plan.key").chmod(0o640)
+        done = refused_start(federation)
+    assert done.returncode == 2
+    assert "FA-6007: " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["root", "release"])
+def test_the_root_and_the_release_key_may_be_elsewhere(tmp_path: Path, name: str) -> None:
+    with Federation(tmp_path, {"rounds": {"min_devices": 1, "evaluate": False}}) as federation:
+        (federation.home.keys / f"{name}.key").unlink()
+        federation.start_server()
+        federation.start_light_devices("devices", "kitchen=honest")
+        # Training goes on; without the release key, versions wait for a signature.
+        assert federation.train(2).state == "done"
+        assert [model.signed for model in federation.registry.models()] == [name == "root"] * 3

@@ -1,22 +1,35 @@
-"""A device's folder with a few clips in it."""
+"""Devices' folders: one with a few clips in it, and one beside a coordinator's desk."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from common.security.certificates import make_certificate
 from fl_client.home import DeviceHome
-from fl_client.initialise import initialise
+from tests.fl_client.made_coordinator import Desk
+from tests.fl_client.made_identity import Made, make_home
 from tests.processes import write_tones
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> DeviceHome:
-    ca = tmp_path / "tls.crt"
-    ca.write_bytes(make_certificate(["127.0.0.1"])[0])
-    home = DeviceHome(tmp_path / "device")
-    initialise(home, server="127.0.0.1:1", ca=ca, name="kitchen")
-    write_tones(home.clips)
-    return home
+def made(tmp_path: Path) -> Made:
+    """An enrolled device with clips; its coordinator is never there."""
+    made = make_home(tmp_path / "device")
+    write_tones(made.home.clips)
+    return made
+
+
+@pytest.fixture
+def device(made: Made) -> DeviceHome:
+    return made.home
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A coordinator's desk that is open."""
+    desk = Desk(tmp_path)
+    with desk.open():
+        yield desk
+    desk.registry.close()

@@ -12,8 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+import pytest
 
-from fl_client.supervisor import LONGEST_PAUSE_SECONDS, Child
+from common.errors import DeviceError
+from common.files import StorageError
+from fl_client.home import DeviceHome
+from fl_client.supervisor import LONGEST_PAUSE_SECONDS, Child, supervise
 from tests.processes import wait_for
 
 WAITS = [sys.executable, "-c", "import sys; sys.stdin.read()"]
@@ -66,6 +70,41 @@ def test_a_child_that_does_not_listen_is_ended_all_the_same() -> None:
     assert not process.is_running()
 
 
+def test_a_secret_goes_through_the_pipe_and_nowhere_else(tmp_path: Path) -> None:
+    # Neither the arguments nor the environment of a process are secret on its machine.
+    said = tmp_path / "said"
+    hears = f"import sys; open({str(said)!r}, 'w').write(sys.stdin.readline()); sys.stdin.read()"
+    child = Child("hearing", [sys.executable, "-c", hears], secret=b"correct horse")
+    assert "horse" not in repr(child)
+    child.start()
+    wait_for(lambda: said.exists() and said.read_text() == "correct horse\n", "the secret")
+    process = psutil.Process(pid_of(child))
+    assert "horse" not in " ".join([*process.cmdline(), *process.environ().values()])
+    child.stop()
+
+
+def test_a_child_that_dies_before_it_hears_its_secret_is_restarted() -> None:
+    child = Child("deaf", [sys.executable, "-c", "raise SystemExit(3)"], secret=bytes(1 << 20))
+    child.start()
+    assert child.process is not None
+    child.process.wait()
+    child.watch()
+    assert child.failures == 1
+
+
+def test_one_device_runs_once(device: DeviceHome) -> None:
+    stop = threading.Event()
+    first = threading.Thread(target=supervise, args=(device, None, stop))
+    first.start()
+    try:
+        wait_for(lambda: bool(psutil.Process().children()), "the first one's link")
+        with pytest.raises(DeviceError, match="FA-4025"):
+            supervise(device, None, threading.Event())
+    finally:
+        stop.set()
+        first.join()
+
+
 def test_a_child_ends_with_its_supervisor_however_that_ends(tmp_path: Path) -> None:
     script = (
         "import sys, time; from fl_client.supervisor import Child\n"
@@ -79,3 +118,22 @@ def test_a_child_ends_with_its_supervisor_however_that_ends(tmp_path: Path) -> N
         supervisor.wait()
         orphan.wait(timeout=30)
     assert not orphan.is_running()
+
+
+@pytest.mark.parametrize("status", [2, 5])
+def test_a_child_that_cannot_work_as_it_is_configured_is_tried_seldom(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = Child("failing", [sys.executable, "-c", f"raise SystemExit({status})"])
+    for _ in range(3):
+        child.start()
+        assert child.process is not None
+        child.process.wait()
+        child.watch()
+        assert child.restart_at - time.monotonic() > LONGEST_PAUSE_SECONDS - 1
+    assert caplog.text.count("the failing cannot work") == 1
+
+
+def test_a_folder_that_is_not_ours_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="FA-8001"):
+        supervise(DeviceHome(tmp_path / "none"), None, threading.Event())

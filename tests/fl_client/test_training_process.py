@@ -10,23 +10,31 @@ from functools import cache
 
 import psutil
 import pytest
+import soundfile
 import torch
 
 from common.files import sha256
 from common.models.registry import build_model
 from common.models.weights import get_weights
 from common.protocol.answer import Answer, Refusal, decode_answer
-from common.protocol.plan import Plan
 from common.protocol.tensors import Weights, encode_weights, schema_of
+from common.security.canonical import canonical
 from common.task import Task
+from common.training.gradients import PrivateGradients
+from fl_client import training_process
 from fl_client.home import DeviceHome
+from fl_client.ledger import read_ledger
+from fl_client.objections import standing_objection
 from fl_client.orders import answer_order
-from fl_client.settings import DeviceSettings
 from fl_client.training_process import TrainingProcess
+from tests.fl_client.made_identity import Authority
+from tests.fl_client.power_cut import PowerCut
 from tests.processes import SMALL, wait_for
 
 TASK = Task.model_validate(SMALL["task"])
-KITCHEN = DeviceSettings(name="kitchen", server="127.0.0.1:1")
+OTHER = TASK.model_copy(update={"width": 8})
+KITCHEN = "0123456789abcdef" * 2
+AUTHORITY = Authority.make()
 
 
 @cache
@@ -40,8 +48,7 @@ def weight_bytes() -> bytes:
 
 
 def order(**changes: object) -> bytes:
-    facts = {"run": "r", "round": 1, "task": TASK, "recipe": SMALL["recipe"], "base": sha256(weight_bytes())}
-    return Plan.model_validate(facts | {"holdout": 0.0} | changes).model_dump_json().encode()
+    return canonical(AUTHORITY.plan_for(**{"base": sha256(weight_bytes()), "holdout": 0.0} | changes))
 
 
 def read(data: bytes) -> Answer | Refusal:
@@ -57,7 +64,7 @@ def refused(data: bytes) -> str:
 
 @pytest.fixture
 def training(device: DeviceHome) -> Iterator[TrainingProcess]:
-    training = TrainingProcess(device, idle_seconds=300)
+    training = TrainingProcess(device, KITCHEN, idle_seconds=300)
     yield training
     training.close()
 
@@ -74,7 +81,7 @@ def test_a_life_with_a_kill_and_a_delay(training: TrainingProcess) -> None:
     # One test for the whole life, for each start of a worker costs seconds.
     answer = read(training.answer(order(), weight_bytes()))
     assert isinstance(answer, Answer)
-    assert answer.report.device == "kitchen"
+    assert answer.report.device == KITCHEN
     assert answer.report.clips == 6
     assert any(value.any() for value in answer.delta.values())
     assert training.running
@@ -103,6 +110,28 @@ def test_a_life_with_a_kill_and_a_delay(training: TrainingProcess) -> None:
     assert not training.running
 
 
+def test_an_owner_who_changes_their_mind_is_heard_in_the_middle(
+    device: DeviceHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_process, "LOOK_SECONDS", 0.1)
+    training = TrainingProcess(device, KITCHEN, 300, lambda: standing_objection(device))
+    assert isinstance(read(training.answer(order(), weight_bytes())), Answer)
+    worker = worker_of(training)
+    answers: list[bytes] = []
+    working = threading.Thread(
+        target=lambda: answers.append(training.answer(order(round=2, **LONG), weight_bytes()))
+    )
+    busy = worker.cpu_times().user
+    working.start()
+    wait_for(lambda: worker.cpu_times().user > busy + 0.2, "work")
+    device.policy.write_text("maximum_epsilon = 1.0\n")
+    working.join(timeout=60)
+    # It has answered exactly before.
+    assert refused(answers[0]) == "FA-4044"
+    assert not worker.is_running()
+    training.close()
+
+
 def test_a_malformed_plan_is_refused_without_a_worker(training: TrainingProcess) -> None:
     for plan in (b"", b"{}", b"\xff" * 100, order()[:-5]):
         assert refused(training.answer(plan, weight_bytes())) == "FA-3005"
@@ -110,7 +139,7 @@ def test_a_malformed_plan_is_refused_without_a_worker(training: TrainingProcess)
 
 
 def test_a_worker_that_stands_still_is_not_waited_for(training: TrainingProcess) -> None:
-    assert refused(training.answer(order(base="0" * 64), weight_bytes())) == "FA-3010"
+    assert refused(training.answer(order(task=OTHER), weight_bytes())) == "FA-3002"
     worker = worker_of(training)
     worker.suspend()
     # More than a pipe holds, so the order itself cannot be handed over.
@@ -120,8 +149,8 @@ def test_a_worker_that_stands_still_is_not_waited_for(training: TrainingProcess)
 
 
 def test_an_idle_worker_goes(device: DeviceHome) -> None:
-    training = TrainingProcess(device, idle_seconds=0.0)
-    assert refused(training.answer(order(base="0" * 64), weight_bytes())) == "FA-3010"
+    training = TrainingProcess(device, KITCHEN, idle_seconds=0.0)
+    assert refused(training.answer(order(task=OTHER), weight_bytes())) == "FA-3002"
     wait_for(lambda: not training.running, "the worker's end")
 
 
@@ -140,13 +169,8 @@ class TestOrders:
         assert answer.delta == {}
         assert answer.report.correct <= answer.report.clips <= 6
 
-    def test_weights_that_the_plan_does_not_name(self, device: DeviceHome) -> None:
-        data = answer_order(order(base="0" * 64), weight_bytes(), device, KITCHEN)
-        assert refused(data) == "FA-3010"
-
     def test_weights_of_another_model(self, device: DeviceHome) -> None:
-        other = TASK.model_copy(update={"width": 8})
-        assert refused(answer_order(order(task=other), weight_bytes(), device, KITCHEN)) == "FA-3002"
+        assert refused(answer_order(order(task=OTHER), weight_bytes(), device, KITCHEN)) == "FA-3002"
 
     def test_an_architecture_nobody_knows(self, device: DeviceHome) -> None:
         other = TASK.model_copy(update={"architecture": "../../evil"})
@@ -183,3 +207,86 @@ class TestOrders:
         assert answer.report.skipped == len(damaged)
         for name in damaged:
             assert name in caplog.text
+
+
+PRIVATE: dict[str, object] = {"privacy": {"noise_multiplier": 1.0}, "recipe": {"steps": 2, "batch_size": 2}}
+
+
+class TestPrivacy:
+    """What is booked, and when."""
+
+    def test_the_cost_is_booked_as_it_is_reported(self, device: DeviceHome) -> None:
+        answer = read(answer_order(order(**PRIVATE), weight_bytes(), device, KITCHEN))
+        assert isinstance(answer, Answer)
+        assert answer.report.privacy is not None
+        (booked,) = read_ledger(device.ledger).spent
+        assert booked.model_dump().items() <= answer.report.privacy.model_dump().items()
+        answer_order(order(round=2, **PRIVATE), weight_bytes(), device, KITCHEN)
+        (spent,) = read_ledger(device.ledger).spent
+        assert spent.steps == 4
+        assert read_ledger(device.ledger).exact == 0
+
+    def test_what_is_exact_is_counted(self, device: DeviceHome) -> None:
+        answer_order(order(), weight_bytes(), device, KITCHEN)
+        assert read_ledger(device.ledger).exact == 1
+        answer_order(order(kind="evaluate", holdout=0.5), weight_bytes(), device, KITCHEN)
+        assert read_ledger(device.ledger).exact == 2
+        assert read_ledger(device.ledger).spent == ()
+
+    def test_it_is_booked_before_the_first_step(
+        self, device: DeviceHome, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # A power cut stands for whatever ends a training in its first step.
+        def cut(*_: object) -> float:
+            raise PowerCut
+
+        monkeypatch.setattr(PrivateGradients, "next_step", cut)
+        with pytest.raises(PowerCut):
+            answer_order(order(**PRIVATE), weight_bytes(), device, KITCHEN)
+        assert read_ledger(device.ledger).spent[0].steps == 2
+
+    @pytest.mark.parametrize(
+        ("rule", "code"),
+        [("maximum_epsilon_per_round = 0.01", "FA-4033"), ("maximum_epsilon = 0.01", "FA-4034")],
+    )
+    def test_too_much_is_refused_before_anything_is_spent(
+        self, device: DeviceHome, rule: str, code: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(PrivateGradients, "next_step", lambda self: pytest.fail("a step was taken"))
+        device.policy.write_text(rule + "\n")
+        assert refused(answer_order(order(**PRIVATE), weight_bytes(), device, KITCHEN)) == code
+        assert read_ledger(device.ledger).spent == ()
+
+    def test_the_budget_is_of_all_rounds_together(self, device: DeviceHome) -> None:
+        data = answer_order(order(**PRIVATE), weight_bytes(), device, KITCHEN)
+        answer = read(data)
+        assert isinstance(answer, Answer)
+        assert answer.report.privacy is not None
+        device.policy.write_text(f"maximum_epsilon = {1.01 * answer.report.privacy.epsilon}\n")
+        data = answer_order(order(round=2, **PRIVATE), weight_bytes(), device, KITCHEN)
+        assert refused(data) == "FA-4034"
+
+
+ORDER_CODES = {"damaged": "FA-2007", "none": "FA-2002", "disk": "FA-8001"}
+
+
+@pytest.mark.parametrize("fault", ORDER_CODES)
+def test_no_file_and_no_speaker_is_named_to_the_coordinator(
+    device: DeviceHome, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for file in device.clips.glob("*/*.flac"):
+        file.unlink()
+    if fault == "damaged":
+        (device.clips / "high" / "Alice_0123.flac").write_bytes(b"not a sound")
+    if fault == "disk":
+        soundfile.write(device.clips / "high" / "Alice_0123.flac", [0.1, -0.1] * 2000, 16_000)
+        device.cache.write_text("a file in the place of the folder")
+    refusal = read(answer_order(order(), weight_bytes(), device, KITCHEN))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == ORDER_CODES[fault]
+    assert refusal.reason
+    for secret in ("Alice", str(device.root), "/"):
+        assert secret not in refusal.reason
+    # Its owner is told everything.
+    assert str(device.root) in caplog.text
+    assert ("Alice" in caplog.text) == (fault == "damaged")

@@ -13,12 +13,12 @@ import pytest
 import soundfile
 
 from fl_client.home import DeviceHome
-from fl_client.link_process import LinkStatus
+from fl_client.link_status import LinkStatus
 from fl_client.listen.__main__ import LARGEST_LOG, EventLog
 from fl_client.listen.trigger import Event
 from fl_client.store import ModelStore
-from fl_client.training_process import TrainingProcess
 from tests.fl_client.listen.made_releases import make_release
+from tests.made_manifests import put
 
 HEARD = Event("yes", 0.9, 1.0, 2.0, 3)
 
@@ -26,7 +26,7 @@ HEARD = Event("yes", 0.9, 1.0, 2.0, 3)
 @pytest.fixture
 def home(tmp_path: Path) -> DeviceHome:
     home = DeviceHome(tmp_path / "home")
-    ModelStore(home.models).install(make_release(1).files)
+    put(ModelStore(home.models, home.root / "marks.json"), make_release(1).files)
     sound = 0.1 * np.random.default_rng(0).normal(size=16_000)
     soundfile.write(tmp_path / "noise.wav", sound, 16_000, subtype="PCM_16")
     return home
@@ -70,7 +70,7 @@ def test_events_are_their_owners_alone_and_do_not_fill_the_disk(
 
 def test_reports_are_their_owners_alone(home: DeviceHome) -> None:
     listen(home)
-    LinkStatus(home.link_status, TrainingProcess(home, 0.0)).write()
+    LinkStatus(home.link_status, lambda: False).write()
     assert mode(home.listener_status) == mode(home.link_status) == 0o600
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.protocol.tensors import Weights
-from fl_server.server_optimizer import OptimizerConfig, ServerOptimizer
+from fl_server.server_optimizer import ServerOptimizer
+from fl_server.settings import OptimizerConfig
 
 Vector = npt.NDArray[np.float64]
 KINDS = ("fedavg", "fedavgm", "fedadam", "fedyogi")

@@ -2,73 +2,80 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from common.audio.golden import golden_clip
 from common.errors import CoordinatorError
 from common.files import sha256
-from common.protocol.release import FILES, MANIFEST, WEIGHTS, Metrics, Release, load_release
-from common.protocol.tensors import Weights
-from common.task import Task
+from common.protocol.release import (
+    FILES,
+    MANIFEST,
+    SIGNATURE,
+    WEIGHTS,
+    Metrics,
+    digest_of,
+    load_release,
+)
+from common.protocol.signed_release import verify_release
+from fl_server import evidence
 from fl_server.coordinator import Coordinator
 from fl_server.home import CoordinatorHome
-from fl_server.initialise import initialise
+from fl_server.keyring import ServerKeys
 from fl_server.registry import Model, Registry, Round
-from fl_server.releases import current_version, release_folder, store_release
-from fl_server.settings import ServerSettings
+from fl_server.releases import release_folder, stages, store_release, version_for
+from fl_server.settings import ReleaseRules
 from fl_server.status import is_running
-from fl_server.versions import Versions
+from tests.fl_server.made_versions import (
+    SETTINGS,
+    assert_same,
+    files_of,
+    kinds,
+    make_home,
+    model,
+    open_versions,
+    publish_next,
+)
 
-SETTINGS = ServerSettings(port=0, task=Task(labels=("yes", "no"), width=4), seed=3)
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A coordinator's folder with version 0 in it: tracing its graph takes seconds."""
+    home = make_home(tmp_path_factory.mktemp("begun") / "server")
+    open_versions(home).current()
+    return home.root
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> CoordinatorHome:
-    home = CoordinatorHome(tmp_path / "server")
-    initialise(home, SETTINGS, names=["127.0.0.1"])
-    home.releases.mkdir()
-    return home
+def home(begun: Path, tmp_path: Path) -> CoordinatorHome:
+    """A coordinator that has released version 0."""
+    shutil.copytree(begun, tmp_path / "server")
+    return CoordinatorHome(tmp_path / "server")
 
 
-def open_versions(home: CoordinatorHome) -> Versions:
-    """As after a restart."""
-    versions = Versions(home, SETTINGS, Registry(home.database))
-    versions.repair()
-    return versions
+@pytest.fixture
+def fresh(tmp_path: Path) -> CoordinatorHome:
+    """A coordinator that has released nothing yet."""
+    return make_home(tmp_path / "fresh")
 
 
-def publish_next(versions: Versions, memory: bytes = b"m") -> tuple[int, Weights]:
-    parent = versions.current()
-    weights = {name: np.asarray(value + 1) for name, value in parent.weights.items()}
-    metrics = Metrics(device_accuracy=0.5)
-    number = versions.publish(
-        weights, parent, metrics=metrics, participants=2, privacy=None, optimizer_memory=memory
-    )
-    return number, weights
-
-
-def assert_same(release: Release, weights: Weights) -> None:
-    assert all(release.weights[name].tobytes() == value.tobytes() for name, value in weights.items())
-
-
-def test_the_first_version_follows_from_the_seed(home: CoordinatorHome, tmp_path: Path) -> None:
-    first = open_versions(home).current()
+def test_the_first_version_follows_from_the_seed(home: CoordinatorHome, fresh: CoordinatorHome) -> None:
+    first = open_versions(fresh).current()
     assert (first.version, first.manifest.parent, first.manifest.task) == (0, None, SETTINGS.task)
-    assert current_version(home.releases) == 0
-    other = CoordinatorHome(tmp_path / "other")
-    initialise(other, SETTINGS, names=["127.0.0.1"])
-    other.releases.mkdir()
-    assert_same(open_versions(other).current(), dict(first.weights))
+    assert version_for(None, stages(fresh.releases)) == 0
+    assert_same(open_versions(home).current(), dict(first.weights))
 
 
 def test_a_published_version_is_the_child_of_the_one_before(home: CoordinatorHome) -> None:
     versions = open_versions(home)
     number, weights = publish_next(versions)
     release = open_versions(home).current()
-    assert number == release.version == current_version(home.releases) == 1
+    assert number == release.version == version_for(None, stages(home.releases)) == 1
     assert (release.manifest.parent, release.manifest.participants) == (0, 2)
     assert release.manifest.metrics.device_accuracy == 0.5
     assert_same(release, weights)
@@ -104,9 +111,9 @@ def test_a_version_that_was_not_pointed_to_yet_is(home: CoordinatorHome) -> None
     versions = open_versions(home)
     publish_next(versions)
     # The crash: the row is written, the pointer is not.
-    (home.releases / "current").write_text("0\n")
+    (home.releases / "current").write_text("[[0,100.0]]")
     assert open_versions(home).current().version == 1
-    assert current_version(home.releases) == 1
+    assert version_for(None, stages(home.releases)) == 1
 
 
 def test_a_damaged_release_is_not_trained_from(home: CoordinatorHome) -> None:
@@ -118,6 +125,75 @@ def test_a_damaged_release_is_not_trained_from(home: CoordinatorHome) -> None:
     file.write_bytes(data)
     with pytest.raises(Exception, match="FA-3012"):
         open_versions(home).current()
+
+
+class TestSigning:
+    def test_what_is_released_is_signed_and_verifies(self, home: CoordinatorHome) -> None:
+        versions = open_versions(home)
+        publish_next(versions)
+        keys = ServerKeys.load(home, None)
+        for version in (0, 1):
+            files = files_of(home, version)
+            release = verify_release(files, keys.trust.release_keys(), keys.coordinator)
+            manifest = release.manifest
+            assert sorted(files) == sorted(FILES)
+            assert manifest.coordinator == keys.coordinator
+            assert manifest.expires - manifest.created == timedelta(days=SETTINGS.releases.valid_days)
+            assert manifest.golden.digest == digest_of(golden_clip(SETTINGS.task.clip_samples))
+            assert sum(manifest.golden.scores) == pytest.approx(1, abs=1e-4)
+            assert model(home, version).signed
+            assert model(home, version).rollout == 100
+
+    def test_a_version_names_the_evidence_that_was_there(self, home: CoordinatorHome) -> None:
+        registry = Registry(home.database)
+        before = evidence.head(registry)
+        publish_next(open_versions(home))
+        anchor = load_release(release_folder(home.releases, 1)).manifest.evidence
+        assert (anchor.entries, anchor.head) == before
+        evidence.check_anchor(registry, anchor.entries, anchor.head, "the release 1")
+        assert kinds(home)[-1] == "release"
+        (line,) = list(evidence.lines(registry))[before[0] :]
+        assert sha256(files_of(home, 1)[MANIFEST]) in line
+        evidence.verify(registry, home.root / evidence.HEAD)
+
+    def test_without_the_key_a_version_waits_and_is_trained_from(
+        self, home: CoordinatorHome, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        versions = open_versions(home)
+        versions.current()
+        (home.keys / "release.key").rename(home.root / "away.key")
+        versions = open_versions(home)
+        number, weights = publish_next(versions)
+        assert SIGNATURE not in files_of(home, number)
+        assert (model(home, 1).signed, model(home, 1).rollout) == (False, 0)
+        assert stages(home.releases) == [(0, 100.0)]
+        assert "models sign" in caplog.text
+        assert "models promote 1" in caplog.text
+        # The federation goes on from it all the same.
+        restarted = open_versions(home)
+        assert_same(restarted.current(), weights)
+        assert publish_next(restarted)[0] == 2
+        assert stages(home.releases) == [(0, 100.0)]
+
+    def test_scores_that_are_not_numbers_are_not_released(self, home: CoordinatorHome) -> None:
+        versions = open_versions(home)
+        parent = versions.current()
+        huge = {name: np.full_like(value, 3e38) for name, value in parent.weights.items()}
+        with pytest.raises(CoordinatorError, match="FA-5030"):
+            versions.publish(
+                huge, parent, metrics=Metrics(), participants=1, privacy=None, optimizer_memory=b""
+            )
+        assert versions.current().version == 0
+        assert stages(home.releases) == [(0, 100.0)]
+
+    def test_a_new_version_is_given_to_the_first_stage_only(self, home: CoordinatorHome) -> None:
+        careful = SETTINGS.model_copy(update={"releases": ReleaseRules(first_stage=1.0)})
+        versions = open_versions(home, careful)
+        publish_next(versions)
+        # The first model of all is for everybody: there is nothing else to listen with.
+        assert stages(home.releases) == [(1, 1.0), (0, 100.0)]
+        assert version_for(None, stages(home.releases)) == 0
+        assert versions.current().version == 1
 
 
 class TestInterruptedRounds:

@@ -24,6 +24,7 @@ from common.training.local import answer_plan, train_local
 MakeToy = Callable[..., FeatureSet]
 
 
+DEVICE = "d" * 32
 HELD = (1, 4, 7)
 """Clips kept for evaluation."""
 
@@ -35,7 +36,17 @@ def weights(make_model: Callable[..., AcousticModel]) -> Weights:
 
 @pytest.fixture
 def plan(task: Task, weights: Weights) -> Plan:
-    return Plan(run="run", round=3, task=task, base=sha256(encode_weights(weights)), seed=5)
+    return Plan(
+        coordinator="c" * 64,
+        run="0" * 16,
+        round=3,
+        expires=2**40,
+        cohort=2,
+        recipient="e" * 16,
+        task=task,
+        base=sha256(encode_weights(weights)),
+        seed=5,
+    )
 
 
 def change(plan: Plan, **changes: object) -> Plan:
@@ -51,12 +62,12 @@ def same(first: Weights | None, second: Weights | None) -> bool:
 def test_a_training_answers_with_a_delta_of_the_models_shape(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
-    report, delta = answer_plan(plan, weights, make_toy(40), HELD, "device")
+    report, delta = answer_plan(plan, weights, make_toy(40), HELD, DEVICE)
     assert delta is not None
     answer = decode_answer(encode_answer(report, delta), schema_of(weights))
     assert isinstance(answer, Answer)
     assert answer.report == report
-    assert (report.run, report.round, report.base, report.device) == ("run", 3, plan.base, "device")
+    assert (report.run, report.round, report.base, report.device) == (plan.run, 3, plan.base, DEVICE)
     assert report.privacy is None
     assert report.loss > 0
     assert all(value.any() for value in delta.values())
@@ -66,21 +77,21 @@ def test_the_answer_hangs_on_plan_weights_clips_and_name_alone(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
     data, kept = make_toy(20), {name: value.copy() for name, value in weights.items()}
-    delta = answer_plan(plan, weights, data, HELD, "device")[1]
+    delta = answer_plan(plan, weights, data, HELD, DEVICE)[1]
     torch.rand(1)
-    assert same(answer_plan(plan, weights, data, HELD, "device")[1], delta)
+    assert same(answer_plan(plan, weights, data, HELD, DEVICE)[1], delta)
     assert same(weights, kept)
-    assert not same(answer_plan(plan, weights, data, HELD, "other")[1], delta)
-    assert not same(answer_plan(change(plan, round=4), weights, data, HELD, "device")[1], delta)
-    assert not same(answer_plan(change(plan, seed=6), weights, data, HELD, "device")[1], delta)
+    assert not same(answer_plan(plan, weights, data, HELD, "0" * 32)[1], delta)
+    assert not same(answer_plan(change(plan, round=4), weights, data, HELD, DEVICE)[1], delta)
+    assert not same(answer_plan(change(plan, seed=6), weights, data, HELD, DEVICE)[1], delta)
 
 
 def test_the_windows_of_a_held_out_clip_are_held_out_together(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
     data = make_toy(200, windows=2)
-    trained = answer_plan(change(plan, recipe=Recipe(steps=0)), weights, data, HELD, "a")[0]
-    tested = answer_plan(change(plan, kind="evaluate"), weights, data, HELD, "a")[0]
+    trained = answer_plan(change(plan, recipe=Recipe(steps=0)), weights, data, HELD, DEVICE)[0]
+    tested = answer_plan(change(plan, kind="evaluate"), weights, data, HELD, DEVICE)[0]
     # Of a training windows count, of an evaluation clips.
     assert trained.clips == 2 * (200 - len(HELD))
     assert tested.clips == len(HELD)
@@ -90,23 +101,23 @@ def test_held_out_clips_are_never_learned_from(plan: Plan, weights: Weights, mak
     """Which ones they are is found by spoiling one at a time: the delta stays only if it is held out."""
     data = make_toy(12)
     short = change(plan, recipe=Recipe(steps=1, batch_size=12))
-    delta = answer_plan(short, weights, data, HELD, "device")[1]
+    delta = answer_plan(short, weights, data, HELD, DEVICE)[1]
     untouched = 0
     for clip in range(12):
         energies = data.energies.copy()
         energies[clip] = energies[clip][::-1]
         spoilt = FeatureSet(energies, data.labels, data.clip_index)
-        untouched += same(answer_plan(short, weights, spoilt, HELD, "device")[1], delta)
-    held_out = answer_plan(change(plan, kind="evaluate"), weights, data, HELD, "device")[0].clips
+        untouched += same(answer_plan(short, weights, spoilt, HELD, DEVICE)[1], delta)
+    held_out = answer_plan(change(plan, kind="evaluate"), weights, data, HELD, DEVICE)[0].clips
     assert untouched == held_out == len(HELD)
 
 
 def test_an_evaluation_answers_with_counts_alone(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
-    report, delta = answer_plan(change(plan, kind="evaluate"), weights, make_toy(40), HELD, "device")
+    report, delta = answer_plan(change(plan, kind="evaluate"), weights, make_toy(40), HELD, DEVICE)
     assert delta is None
     assert 0 <= report.correct <= report.clips
     assert report.loss > 0
-    empty, _ = answer_plan(change(plan, kind="evaluate"), weights, make_toy(40), (), "device")
+    empty, _ = answer_plan(change(plan, kind="evaluate"), weights, make_toy(40), (), DEVICE)
     assert (empty.clips, empty.correct, empty.loss) == (0, 0, 0.0)
 
 
@@ -114,23 +125,23 @@ def test_a_private_training_tells_what_it_spent_and_no_loss(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
     private = change(plan, privacy=Privacy(noise_multiplier=1.0))
-    report, delta = answer_plan(private, weights, make_toy(40), HELD, "device")
+    report, delta = answer_plan(private, weights, make_toy(40), HELD, DEVICE)
     assert report.privacy is not None
     assert report.privacy.epsilon > 0
     assert report.loss == 0.0
-    other = answer_plan(private, weights, make_toy(40), HELD, "device")[1]
+    other = answer_plan(private, weights, make_toy(40), HELD, DEVICE)[1]
     assert not same(delta, other)  # the noise comes from no seed
 
 
 def test_skipped_files_are_counted(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
     toy = make_toy(20)
     data = FeatureSet(toy.energies, toy.labels, toy.clip_index, (("a.wav", "damaged"), ("b.wav", "empty")))
-    assert answer_plan(plan, weights, data, HELD, "device")[0].skipped == 2
+    assert answer_plan(plan, weights, data, HELD, DEVICE)[0].skipped == 2
 
 
 def test_a_device_without_clips_says_so(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
     with pytest.raises(TrainingError, match="FA-7003"):
-        answer_plan(plan, weights, make_toy(0), HELD, "device")
+        answer_plan(plan, weights, make_toy(0), HELD, DEVICE)
 
 
 def test_weights_of_another_model_are_refused(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from common.audio.golden import golden_clip
 from common.files import sha256
 from common.models.acoustic import AcousticModel
 from common.models.export import export_graph
+from common.models.golden import golden_scores
 from common.models.registry import build_model
 from common.models.weights import get_weights
-from common.protocol.release import GRAPH, MANIFEST, WEIGHTS, Graph, Manifest, Release, open_release
-from common.protocol.tensors import Weights, encode_weights, schema_of
+from common.protocol.release import Golden, Graph, Release, describe_tensors, digest_of, open_release
+from common.protocol.tensors import Weights, encode_weights
 from common.task import Task, Trigger
+from tests.made_manifests import COORDINATOR, KEY, make_manifest, sealed
 
 LABELS = ("yes", "no", "stop", "background")
 SHARPNESS = 12.0
@@ -46,7 +49,14 @@ def _exported(task_json: str) -> tuple[bytes, Graph]:
     return export_graph(build_model(task, torch.Generator().manual_seed(0)), task)
 
 
-def make_release(version: int, seed: int | None = None, task: Task | None = None) -> Made:
+def make_release(
+    version: int,
+    seed: int | None = None,
+    task: Task | None = None,
+    *,
+    coordinator: str = COORDINATOR,
+    key: Ed25519PrivateKey = KEY,
+) -> Made:
     task = task or make_task()
     model = build_model(task, torch.Generator().manual_seed(version if seed is None else seed)).eval()
     with torch.no_grad():
@@ -54,29 +64,40 @@ def make_release(version: int, seed: int | None = None, task: Task | None = None
         assert isinstance(last, torch.nn.Linear)
         last.weight.mul_(SHARPNESS)
     weights = get_weights(model)
-    data = encode_weights(weights)
     graph_bytes, graph = _exported(task.model_dump_json())
-    manifest = Manifest(
-        version=version,
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        task=task,
-        weights=sha256(data),
-        schema=schema_of(weights),
+    manifest = make_manifest(
+        version,
+        weights,
+        graph_bytes,
+        task,
         graph=graph,
+        golden=_golden(task, weights),
+        coordinator=coordinator,
     )
-    files = {MANIFEST: manifest.model_dump_json(by_alias=True).encode(), WEIGHTS: data, GRAPH: graph_bytes}
+    files = sealed(manifest, weights, graph_bytes, key)
     return Made(model, files, open_release(files))
 
 
 def resealed(made: Made, *, graph: bytes | None = None, weights: Weights | None = None) -> Release:
     """`made` with another graph or other weights under a manifest whose digests are right."""
-    files = dict(made.files)
-    if graph is not None:
-        files[GRAPH] = graph
-    if weights is not None:
-        files[WEIGHTS] = encode_weights(weights)
-    manifest = made.release.manifest
-    described = manifest.graph.model_copy(update={"digest": sha256(files[GRAPH])})
-    manifest = manifest.model_copy(update={"graph": described, "weights": sha256(files[WEIGHTS])})
-    files[MANIFEST] = manifest.model_dump_json(by_alias=True).encode()
-    return open_release(files)
+    return open_release(resealed_files(made, graph=graph, weights=weights))
+
+
+def resealed_files(
+    made: Made, *, graph: bytes | None = None, weights: Weights | None = None, key: Ed25519PrivateKey = KEY
+) -> dict[str, bytes]:
+    """As `resealed`, as files, signed anew."""
+    graph = made.release.graph if graph is None else graph
+    weights = made.release.weights if weights is None else weights
+    manifest = made.release.manifest.model_copy(
+        update={
+            "graph": made.release.manifest.graph.model_copy(update={"digest": sha256(graph)}),
+            "weights": sha256(encode_weights(weights)),
+            "tensors": describe_tensors(weights),
+        }
+    )
+    return sealed(manifest, weights, graph, key)
+
+
+def _golden(task: Task, weights: Weights) -> Golden:
+    return Golden(digest=digest_of(golden_clip(task.clip_samples)), scores=golden_scores(task, weights))

@@ -17,13 +17,13 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from common.protocol.release import GRAPH, MANIFEST
 from fl_client.listen.listener import run_listener
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.sources import Block, FastFile
 from fl_client.listen.trigger import Event
 from fl_client.store import ModelStore
-from tests.fl_client.listen.made_releases import make_release, make_task, resealed
+from tests.fl_client.listen.made_releases import make_release, make_task, resealed_files
+from tests.made_manifests import put
 
 Sound = NDArray[np.float32]
 
@@ -35,7 +35,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(home: Path) -> ModelStore:
-    return ModelStore(home / "models")
+    return ModelStore(home / "models", home / "marks.json")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_file_is_listened_to_and_its_events_are_written_and_printed(
     recording: Path,
     speech: Sound,
 ) -> None:
-    store.install(make_release(1).files)
+    put(store, make_release(1).files)
     child = listen(f"file:{recording},fast")
     printed, _ = child.communicate(timeout=60)
     assert child.returncode == 0
@@ -111,7 +111,7 @@ def test_a_file_is_listened_to_and_its_events_are_written_and_printed(
 def test_sound_comes_through_standard_input(
     store: ModelStore, listen: Callable[..., subprocess.Popen[bytes]], speech: Sound
 ) -> None:
-    store.install(make_release(1).files)
+    put(store, make_release(1).files)
     pcm = np.round(speech * 32767).astype("<i2")
     child = listen("stdin")
     printed, _ = child.communicate(pcm.tobytes() + b"\x01", timeout=60)
@@ -124,18 +124,14 @@ def test_a_running_process_takes_new_releases_refuses_bad_ones_and_ends_on_sigte
     home: Path, store: ModelStore, listen: Callable[..., subprocess.Popen[bytes]], recording: Path
 ) -> None:
     child = listen(f"file:{recording},loop")
-    store.install(make_release(1).files)
+    put(store, make_release(1).files)
     eventually(lambda: status(home).get("version") == 1, child)
-    store.install(make_release(2).files)
+    put(store, make_release(2).files)
     eventually(lambda: status(home)["version"] == 2, child)
-    bad = resealed(make_release(3), graph=b"no graph")
-    store.install(
-        make_release(3).files
-        | {MANIFEST: bad.manifest.model_dump_json(by_alias=True).encode(), GRAPH: bad.graph}
-    )
+    put(store, resealed_files(make_release(3), graph=b"no graph"))
     eventually(lambda: status(home)["refused"] == 1, child)
     assert status(home)["version"] == 2
-    store.install(make_release(4).files)
+    put(store, make_release(4).files)
     eventually(lambda: status(home)["version"] == 4, child)
     report = status(home)
     assert (report["swaps"], report["dropped"], report["doubled"]) == (2, 0, 0)
@@ -154,7 +150,7 @@ def test_sigterm_ends_a_process_that_waits_for_its_first_release(
 
 
 def test_an_error_is_two_sentences_and_a_status(home: Path, store: ModelStore, tmp_path: Path) -> None:
-    store.install(make_release(1).files)
+    put(store, make_release(1).files)
     for source, code, returned in (("radio", "FA-4203", 5), (f"file:{tmp_path}/none.wav", "FA-1001", 3)):
         command = [sys.executable, "-m", "fl_client.listen", "--home", str(home), "--source", source]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -164,7 +160,7 @@ def test_an_error_is_two_sentences_and_a_status(home: Path, store: ModelStore, t
 
 
 def test_the_process_goes_when_its_parent_dies(home: Path, store: ModelStore, recording: Path) -> None:
-    store.install(make_release(1).files)
+    put(store, make_release(1).files)
     parent = subprocess.Popen(
         [
             sys.executable,
@@ -195,9 +191,9 @@ def test_the_process_goes_when_its_parent_dies(home: Path, store: ModelStore, re
     assert status(home)["doubled"] == 0
 
 
-def test_listening_loads_neither_torch_nor_flower(home: Path, store: ModelStore, recording: Path) -> None:
+def test_listening_loads_nothing_heavy(home: Path, store: ModelStore, recording: Path) -> None:
     """A whole run, a swap included, in a process of its own."""
-    store.install(make_release(1).files)
+    put(store, make_release(1).files)
     code = """
 import sys, threading
 import fl_client.listen.__main__ as listener
@@ -207,7 +203,8 @@ from fl_client.store import ModelStore
 release = ModelStore(listener.DeviceHome(listener.Path(sys.argv[1])).models).load_current()
 recognizer = Recognizer(release)
 recognizer.swap(release)
-heavy = {"torch", "torchaudio", "flwr", "sklearn", "onnx", "scipy"} & set(sys.modules)
+heavy = {"torch", "torchaudio", "flwr", "cryptography", "httpx", "sklearn", "onnx", "scipy"}
+heavy &= set(sys.modules)
 print("loaded:", sorted(heavy), "status:", status)
 """
     done = subprocess.run(
@@ -238,10 +235,8 @@ class Endless:
 
 
 def test_the_newest_release_that_can_be_run_is_the_first(store: ModelStore, recording: Path) -> None:
-    store.install(make_release(1).files)
-    bad = resealed(make_release(2), graph=b"no graph")
-    manifest = bad.manifest.model_dump_json(by_alias=True).encode()
-    store.install(make_release(2).files | {MANIFEST: manifest, GRAPH: bad.graph})
+    put(store, make_release(1).files)
+    put(store, resealed_files(make_release(2), graph=b"no graph"))
     versions: set[int] = set()
     counters = run_listener(
         store,
@@ -255,7 +250,7 @@ def test_the_newest_release_that_can_be_run_is_the_first(store: ModelStore, reco
 
 
 def test_lost_sound_reaches_the_counters_and_the_times(store: ModelStore, speech: Sound) -> None:
-    store.install(make_release(1).files)
+    put(store, make_release(1).files)
     pieces = iter([Block(speech[:32000]), Block(speech[32000:], lost=1600, overruns=1), None])
 
     class Gappy(Endless):
@@ -272,7 +267,7 @@ def test_lost_sound_reaches_the_counters_and_the_times(store: ModelStore, speech
 def test_a_status_that_cannot_be_written_does_not_stop_the_listening(
     store: ModelStore, speech: Sound, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.install(make_release(1).files)
+    put(store, make_release(1).files)
     source = Endless(speech, lambda: "no status is written" in caplog.text)
     counters = run_listener(
         store,
@@ -285,7 +280,7 @@ def test_a_status_that_cannot_be_written_does_not_stop_the_listening(
 
 
 def test_stop_ends_the_listening(store: ModelStore, speech: Sound) -> None:
-    store.install(make_release(1).files)
+    put(store, make_release(1).files)
     stop = threading.Event()
     heard = 0
 

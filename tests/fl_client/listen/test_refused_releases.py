@@ -18,6 +18,7 @@ from fl_client.listen.following import first_recognizer
 from fl_client.listen.recognizer import Recognizer
 from fl_client.store import ModelStore
 from tests.fl_client.listen.made_releases import make_release
+from tests.made_manifests import put, signed
 
 
 def with_graph(version: int, **changes: object) -> dict[str, bytes]:
@@ -25,17 +26,18 @@ def with_graph(version: int, **changes: object) -> dict[str, bytes]:
     files = make_release(version).files
     document = json.loads(files[MANIFEST])
     document["graph"].update(changes)
-    return files | {MANIFEST: json.dumps(document).encode()}
+    return signed(files | {MANIFEST: json.dumps(document, separators=(",", ":")).encode()})
 
 
 @pytest.mark.parametrize("changes", [{"receptive_field": 10**12}, {"state": {"state.0": [10**9, 10**8]}}])
 def test_an_immense_release_is_not_installed_and_not_stumbled_over(
     changes: dict[str, object], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    store = ModelStore(tmp_path_factory.mktemp("home") / "models")
-    store.install(make_release(1).files)
+    home = tmp_path_factory.mktemp("home")
+    store = ModelStore(home / "models", home / "marks.json")
+    put(store, make_release(1).files)
     with pytest.raises(ProtocolError, match="FA-3011"):
-        store.install(with_graph(2, **changes))
+        put(store, with_graph(2, **changes))
     # It got there all the same.
     write_release(store.root / "00000002", with_graph(2, **changes))
     (store.root / "current").write_text("2\n")

@@ -1,0 +1,3 @@
+"""The version of this software; a test holds it to that of the package."""
+
+VERSION = "0.1.0"
