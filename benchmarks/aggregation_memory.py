@@ -32,7 +32,7 @@ from common.security.statement import SIGNATURE_BYTES
 from common.task import Task
 from fl_server.fleet import Kind, Reply
 from fl_server.intake import BareIntake, Intake, SealedIntake
-from fl_server.keyring import ENVELOPE, load_envelope, save_envelope
+from fl_server.keyring import load_envelope, save_envelope
 from fl_server.registry import Registry
 from fl_server.rounds import Collected, Exchange, train_cohort
 from fl_server.senders import Senders
@@ -68,7 +68,7 @@ def write(folder: Path, values: int, updates: int) -> None:
     registry = Registry(folder / "coordinator.db")
     made = make(registry, values, updates, Suite.HYBRID)
     registry.close()
-    save_envelope(KeyFolder.create(folder / "keys", None), ENVELOPE, made.key)
+    save_envelope(KeyFolder.create(folder / "keys", None), made.key)
     (folder / "order").write_bytes(made.order)
     for way in ("sealed", "bare"):
         (folder / way).mkdir()
@@ -95,7 +95,7 @@ class Peak:
 def grow(way: str, folder: Path, values: int) -> float:
     """Growth of this process, in models, while updates come in: "sealed", "bare" or "kept"."""
     schema, senders = schema_for(values), Senders(Registry(folder / "coordinator.db"))
-    key = load_envelope(KeyFolder.unlock(folder / "keys", None), ENVELOPE, Suite.HYBRID)
+    key = load_envelope(KeyFolder.unlock(folder / "keys", None), Suite.HYBRID)
     order = (folder / "order").read_bytes()
     plan = parse_plan(order[SIGNATURE_BYTES:])
     sealed = SealedIntake(senders, key, plan, order, schema)

@@ -45,11 +45,6 @@ class Bucket:
         self._level -= 1
         return True
 
-    @property
-    def full(self) -> bool:
-        """Whether it is as it was at first."""
-        return self.level() >= self._burst
-
 
 class Buckets:
     """A bucket for each address that took from one lately.
