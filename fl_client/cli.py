@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from common.errors import ConfigError, DeviceError
+from common.errors import DeviceError
 from common.files import is_there
 from common.log import printable
 from common.settings import load_settings, split_list
@@ -71,12 +71,13 @@ def enroll(
 ) -> None:
     """Make this a device of a coordinator: keys made here, a certificate from there."""
     from common.security.keys import read_protection
+    from common.security.passphrase import new_passphrase
     from fl_client.enrol import enrol
 
     _check_spelling(source)
     place = DeviceHome.find(home)
     own = re.sub(r"[^\w.-]", "-", platform.node())[:64] or "device"
-    secret = _new_passphrase(passphrase_file, ask=passphrase)
+    secret = new_passphrase(passphrase_file, "the device's keys", ask=passphrase)
     done = enrol(
         place,
         sys.stdin.readline() if invitation == "-" else invitation,
@@ -305,19 +306,6 @@ def _show_keys(place: DeviceHome, as_json: bool) -> None:
     for name, value in facts.items():
         typer.echo(f"{name}: {value}")
     typer.echo(PROTECTIONS[protection])
-
-
-def _new_passphrase(file: Path | None, *, ask: bool) -> bytes | None:
-    from common.security.passphrase import ask_passphrase, find_passphrase
-
-    secret = find_passphrase(file)
-    if secret is None and ask:
-        secret = ask_passphrase("Passphrase for the device's keys", confirm=True)
-        if secret is None:
-            raise ConfigError(
-                "FA-6008", "No passphrase was typed.", "Type one at a terminal, or use --passphrase-file."
-            )
-    return secret
 
 
 def _unlock(place: DeviceHome, file: Path | None) -> bytes | None:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import ConfigError, CoordinatorError
+from common.errors import CoordinatorError
 from common.log import printable
 from fl_server import devices_cli, keys_cli, log_cli, models_cli
 from fl_server.home import CoordinatorHome
@@ -56,6 +56,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make a coordinator: server.toml, its keys, and the root of trust that devices pin."""
+    from common.security.passphrase import new_passphrase
     from common.settings import parse_settings, split_list
     from fl_server.initialise import initialise
     from fl_server.settings import ServerSettings
@@ -69,7 +70,7 @@ def init(
         "recipe": {"epochs": 2},
     }
     settings = parse_settings(ServerSettings, document, "the command line")
-    secret = _new_passphrase(passphrase_file, ask=passphrase)
+    secret = new_passphrase(passphrase_file, "the coordinator's keys", ask=passphrase)
     coordinator = initialise(place, settings, names=split_list(names), passphrase=secret)
     protection = "file-mode" if secret is None else "passphrase"
     if as_json:
@@ -179,17 +180,3 @@ def _require_running(home: CoordinatorHome) -> None:
         raise CoordinatorError(
             "FA-5009", "The coordinator is not running.", "Start it: fedaudio server start"
         )
-
-
-def _new_passphrase(file: Path | None, *, ask: bool) -> bytes | None:
-    """What keys are to be encrypted under: from a file, a systemd credential or, with `ask`, the keyboard."""
-    from common.security.passphrase import ask_passphrase, find_passphrase
-
-    passphrase = find_passphrase(file)
-    if passphrase is None and ask:
-        passphrase = ask_passphrase("Passphrase for the coordinator's keys", confirm=True)
-        if passphrase is None:
-            raise ConfigError(
-                "FA-6008", "No passphrase was typed.", "Type one at a terminal, or use --passphrase-file."
-            )
-    return passphrase

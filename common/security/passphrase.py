@@ -35,6 +35,25 @@ def find_passphrase(file: Path | None) -> bytes | None:
     return passphrase
 
 
+def new_passphrase(file: Path | None, what: str, *, ask: bool) -> bytes | None:
+    """What new keys are to be encrypted under, as `find_passphrase`, or with `ask` from the keyboard.
+
+    Args:
+        what: whose keys, for the prompt.
+
+    Raises:
+        ConfigError: FA-6008, it cannot be read or is empty, or nothing was typed.
+    """
+    passphrase = find_passphrase(file)
+    if passphrase is None and ask:
+        passphrase = ask_passphrase(f"Passphrase for {what}", confirm=True)
+        if passphrase is None:
+            raise ConfigError(
+                "FA-6008", "No passphrase was typed.", "Type one at a terminal, or use --passphrase-file."
+            )
+    return passphrase
+
+
 def ask_passphrase(prompt: str, *, confirm: bool = False) -> bytes | None:
     """A passphrase from the keyboard; None where there is none or where nothing was typed.
 
