@@ -29,18 +29,38 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, dilation: int) -> None:
         super().__init__()
         self.context = (KERNEL - 1) * dilation
-        self.depthwise = nn.Conv1d(inputs, inputs, KERNEL, dilation=dilation, groups=inputs, bias=False)
+        self.dilation = dilation
+        self.depthwise = nn.Conv2d(inputs, inputs, (KERNEL, 1), groups=inputs, bias=False)
         self.pointwise = nn.Linear(inputs, outputs, bias=False)
         self.norm = nn.LayerNorm(outputs)
         self.residual = inputs == outputs
 
     def forward(self, frames: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Output (B, T, outputs) of `frames` (B, T, inputs) and the last `context` of past and frames."""
-        seen = torch.cat((past, frames.transpose(1, 2)), dim=2)
-        mixed = self.norm(self.pointwise(self.depthwise(seen).transpose(1, 2)))
+        seen = torch.cat((past.transpose(1, 2), frames), dim=1)
+        mixed = self.norm(self.pointwise(self._over_time(seen)))
         if self.residual:
             mixed = mixed + frames
-        return F.relu(mixed), seen[:, :, -self.context :]
+        return F.relu(mixed), seen[:, -self.context :].transpose(1, 2)
+
+    def _over_time(self, seen: Tensor) -> Tensor:
+        """The depthwise convolution of frames (B, T + context, inputs), (B, T, inputs).
+
+        Dilated by d it is a plain convolution of every d-th frame, so frames are laid out as an image d wide
+        whose channels lie side by side: the gradient then takes a quarter of the time of `conv1d`. A
+        listener's graph has one frame at a time, for which that would only be in the way.
+        """
+        windows, length, inputs = seen.shape
+        if torch.compiler.is_exporting():
+            weight = self.depthwise.weight.squeeze(3)
+            mixed = F.conv1d(seen.transpose(1, 2), weight, dilation=self.dilation, groups=inputs)
+            return mixed.transpose(1, 2)
+        missing = -length % self.dilation
+        rows = (length + missing) // self.dilation
+        image = F.pad(seen, (0, 0, 0, missing)).reshape(windows, rows, self.dilation, inputs)
+        mixed = self.depthwise(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        frames = (rows - KERNEL + 1) * self.dilation
+        return mixed.reshape(windows, frames, inputs)[:, : length - self.context]
 
 
 class TcStream(StreamingModel):
