@@ -53,12 +53,12 @@ class Block(nn.Module):
         windows, length, inputs = seen.shape
         if torch.compiler.is_exporting():
             weight = self.depthwise.weight.squeeze(3)
-            mixed = F.conv1d(seen.transpose(1, 2), weight, dilation=self.dilation, groups=inputs)
-            return mixed.transpose(1, 2)
+            listened = F.conv1d(seen.transpose(1, 2), weight, dilation=self.dilation, groups=inputs)
+            return listened.transpose(1, 2)
         missing = -length % self.dilation
         rows = (length + missing) // self.dilation
         image = F.pad(seen, (0, 0, 0, missing)).reshape(windows, rows, self.dilation, inputs)
-        mixed = self.depthwise(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        mixed: Tensor = self.depthwise(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         frames = (rows - KERNEL + 1) * self.dilation
         return mixed.reshape(windows, frames, inputs)[:, : length - self.context]
 
