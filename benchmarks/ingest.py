@@ -35,11 +35,11 @@ from common.security.envelope import Binding, open_envelope, parse_envelope, sea
 from common.security.sealing import OpeningKey, Suite
 from common.security.statement import raw_public
 from common.task import Task
-from fl_server.aggregate import ExactMean
 from fl_server.fleet import Kind, Reply
 from fl_server.intake import SealedIntake
 from fl_server.registry import Registry
 from fl_server.rounds import Collected, Exchange, make_plan, train_cohort
+from fl_server.rules.mean import ExactMean
 from fl_server.senders import Senders
 from fl_server.settings import ServerSettings
 from fl_server.tables import Device

@@ -64,3 +64,9 @@ class TrainingError(FedAudioError):
     """FA-7xxx: models, training and privacy."""
 
     status = 7
+
+
+class SimulationError(FedAudioError):
+    """FA-9xxx: simulations."""
+
+    status = 8

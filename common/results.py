@@ -62,4 +62,4 @@ class Results(Settings):
     initial: Initial
     rounds: tuple[RoundResult, ...]
     final: Final
-    listening: Listening
+    listening: Listening | None = None

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 
-import torch
-
+from common.algorithms.registry import ALGORITHMS
 from common.data.clips import Clips
 from common.data.energy_cache import forget_older
 from common.data.features import load_background, load_features
 from common.data.splits import holdout_indices
 from common.errors import FedAudioError
-from common.models.registry import build_model
-from common.models.weights import get_weights
 from common.protocol.answer import PrivacySpent, encode_answer
 from common.protocol.plan import parse_plan
-from common.protocol.tensors import decode_weights, schema_of
-from common.training.local import answer_plan
+from common.protocol.tensors import decode_weights
+from common.task import Task
+from common.training.local import LocalTrainer
 from fl_client.home import DeviceHome
 from fl_client.ledger import Ledger, change_ledger
 from fl_client.policy import Policy, load_policy
@@ -38,9 +37,8 @@ def answer_order(plan_data: bytes, weights_data: bytes, home: DeviceHome, device
     """
     try:
         plan, policy = parse_plan(plan_data), load_policy(home.policy)
-        weights = decode_weights(
-            weights_data, schema_of(get_weights(build_model(plan.task, torch.Generator())))
-        )
+        algorithm, trainer = ALGORITHMS[plan.recipe.algorithm], _trainer(plan.task)
+        order = decode_weights(weights_data, algorithm.order_schema(trainer.schema))
         background = home.cache / "background"
         for cache in (home.cache, background):
             forget_older(cache, keep=KEPT_FRONT_ENDS)
@@ -50,19 +48,25 @@ def answer_order(plan_data: bytes, weights_data: bytes, home: DeviceHome, device
             log.warning("%s is not used: %s", file, reason)
         if plan.kind == "evaluate" or plan.privacy is None:
             change_ledger(home.ledger, Ledger.with_exact)
-        report, delta = answer_plan(
+        done = trainer.answer(
             plan,
-            weights,
+            order,
             features,
             holdout_indices(clips, plan.holdout),
             device,
             noise=load_background(home.clips, plan.task, background),
             before_spending=lambda cost: book(home, policy, cost),
         )
-        return encode_answer(report, delta)
+        return encode_answer(done.report, done.answer)
     except FedAudioError as error:
         log.warning("an order is refused: %s", error)
         return refuse(error)
+
+
+@lru_cache(maxsize=1)
+def _trainer(task: Task) -> LocalTrainer:
+    """The one of the last task: a worker stays for more than one order."""
+    return LocalTrainer(task)
 
 
 def book(home: DeviceHome, policy: Policy, cost: PrivacySpent) -> None:

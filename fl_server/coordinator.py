@@ -20,20 +20,21 @@ from common.privacy.accounting import compose
 from common.protocol.answer import PrivacySpent, Report
 from common.protocol.plan import sign_plan
 from common.protocol.release import Metrics, Release
-from common.protocol.tensors import Schema, encode_weights
+from common.protocol.tensors import Schema, Weights, encode_weights
 from common.security.canonical import canonical
 from fl_server import evidence
 from fl_server.app import hold_fleet
+from fl_server.candidate import train_candidate, try_on_devices
 from fl_server.fleet import Fleet, FleetLostError, Kind
 from fl_server.front_process import FrontProcess
 from fl_server.home import CoordinatorHome
 from fl_server.intake import BareIntake, SealedIntake
 from fl_server.keyring import ServerKeys
+from fl_server.memory import decode_memory
 from fl_server.registry import Registry
 from fl_server.round_record import INTERRUPTED, begin_round, finish_round, note_exchange, settle_interrupted
-from fl_server.rounds import Collected, Exchange, draw_cohort, evaluate_cohort, make_plan, train_cohort
+from fl_server.rounds import Collected, Exchange, draw_cohort, make_plan
 from fl_server.senders import Senders
-from fl_server.server_optimizer import ServerOptimizer
 from fl_server.settings import ServerSettings
 from fl_server.tables import Order, Round
 from fl_server.validation import Validation
@@ -256,50 +257,55 @@ class Coordinator:
         )
 
     def _train_and_release(self, fleet: Fleet, row: Round, base: Release, cohort: Mapping[int, str]) -> None:
-        settings, schema = self._settings, base.manifest.schema
-        data = self._versions.weights_bytes(base.version)
-        exchange, trained = self._exchange("train", row.round, data, schema, cohort), Collected()
+        settings, trained = self._settings, Collected()
+        draft = partial(self._exchange, row.round)
         try:
-            mean_delta = train_cohort(fleet, settings, exchange, trained, partial(self._book, row.round))
+            candidate = train_candidate(
+                fleet,
+                settings,
+                base.weights,
+                decode_memory(self._versions.memory(base.version)),
+                cohort,
+                enrolled=self._registry.active_devices(),
+                draft=draft,
+                collected=trained,
+                book=partial(self._book, row.round),
+            )
         finally:
             note_exchange(self._registry, row, trained)
         self._check_not_revoked(row, trained)
 
-        optimizer = ServerOptimizer(base.weights, settings.optimizer)
-        if memory := self._versions.optimizer_memory(base.version):
-            optimizer.recall(memory)
-        candidate = optimizer.step(mean_delta)
-
         metrics = Metrics()
         if settings.devices_evaluate:
-            weights, evaluated = encode_weights(candidate), Collected()
-            exchange = self._exchange("evaluate", row.round, weights, schema, trained.nodes)
+            evaluated = Collected()
             try:
-                metrics = evaluate_cohort(fleet, exchange, evaluated)
+                metrics = try_on_devices(
+                    fleet, settings, candidate, trained.nodes, draft=draft, collected=evaluated
+                )
             finally:
                 note_exchange(self._registry, row, evaluated)
         if self._validation:
-            own = self._validation.metrics(candidate)
+            own = self._validation.metrics(candidate.weights)
             metrics = metrics.model_copy(update=own.model_dump(exclude_none=True))
 
         row.participants = len(trained.parts)
         if settings.privacy is None:  # devices keep their loss to themselves otherwise
             row.loss = sum(report.loss for report in trained.reports) / len(trained.parts)
         row.version = self._versions.publish(
-            candidate,
+            candidate.weights,
             base,
             metrics=metrics,
             participants=row.participants,
             privacy=self._largest_spending(base),
-            optimizer_memory=optimizer.memory(),
+            memory=candidate.memory.encode(),
             check=partial(self._check_not_revoked, row, trained),
         )
 
     def _exchange(
-        self, kind: Kind, number: int, weights: bytes, schema: Schema, cohort: Mapping[int, str]
+        self, number: int, kind: Kind, order: Weights, schema: Schema, cohort: Mapping[int, str]
     ) -> Exchange:
-        """A plan for `cohort`, signed now, and who takes the answers to it in."""
-        keys, key = self._keys, self._keys.opening
+        """A plan for `cohort`, signed now, and who takes the answers to it in; see `Draft`."""
+        keys, key, weights = self._keys, self._keys.opening, encode_weights(order)
         plan = make_plan(
             self._settings,
             kind,
@@ -310,13 +316,13 @@ class Coordinator:
             cohort=len(cohort),
             recipient=key.public.id.hex(),
         )
-        order = canonical(plan) if self._insecure else sign_plan(plan, keys.plan)
+        signed = canonical(plan) if self._insecure else sign_plan(plan, keys.plan)
         intake = (
             BareIntake(self._senders, plan, schema)
             if self._insecure
-            else SealedIntake(self._senders, key, plan, order, schema)
+            else SealedIntake(self._senders, key, plan, signed, schema)
         )
-        return Exchange(plan, order, weights, schema, cohort, intake, self._senders.name)
+        return Exchange(plan, signed, weights, schema, cohort, intake, self._senders.name)
 
     def _check_not_revoked(self, row: Round, trained: Collected) -> None:
         """Return if all whose updates are in the sum may still be in it: one cannot be taken out again.

@@ -227,6 +227,12 @@ class Registry:
         with self.reading() as session:
             return session.scalars(select(Device).order_by(Device.enrolled, Device.id)).all()
 
+    def active_devices(self) -> int:
+        """How many devices may take part, whether or not they are online."""
+        query = select(func.count()).where(Device.state == "active", Device.expires >= datetime.now(UTC))
+        with self.reading() as session:
+            return session.scalar(query) or 0
+
     def device(self, device: str) -> Device | None:
         """The device with this id, whatever its state."""
         with self.reading() as session:

@@ -16,9 +16,9 @@ from common.protocol.answer import Answer, Refusal, Report
 from common.protocol.plan import Plan
 from common.protocol.release import Metrics
 from common.protocol.tensors import Schema, Weights
-from fl_server.aggregate import ExactMean
 from fl_server.fleet import Fleet, Kind, Reply
 from fl_server.intake import Intake
+from fl_server.rules.rule import Rule
 from fl_server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -79,11 +79,13 @@ class Collected:
     """Answers to one plan, as far as they have come: the valid ones, and why others failed.
 
     Args:
+        norms: of the updates among them.
         counters: by device, that of the envelope it sent.
     """
 
     parts: list[Part] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
@@ -153,8 +155,9 @@ def train_cohort(
     exchange: Exchange,
     collected: Collected,
     book: Callable[[Report], None],
+    rule: Rule,
 ) -> Weights:
-    """Let the cohort train, fold each update in as it arrives, and return the mean delta.
+    """Let the cohort train, fold each update in as it arrives, and return what `rule` makes of them.
 
     A bad update costs its sender its place in the round and nothing else.
 
@@ -166,28 +169,28 @@ def train_cohort(
         StorageError: FA-8001.
         FleetLostError: the transport is gone.
     """
-    rules = settings.rounds
-    largest_weight = rules.max_clips if rules.weighting == "clips" else 1
-    # A little more than the norms allow, for they are computed in single precision.
-    bound = 1.001 * largest_weight * len(exchange.cohort) * rules.max_update_norm
-    mean = ExactMean(exchange.schema, max(1.0, bound))
+    rules, weighted = settings.rounds, 0
 
     def fold(answer: Answer) -> None:
+        nonlocal weighted
         _check_privacy(answer.report, settings)
         book(answer.report)
         _check_update(answer, settings)
-        mean.fold(answer.row, answer.report.clips if rules.weighting == "clips" else 1, answer.norm)
+        weight = answer.report.clips if rules.weighting == "clips" else 1
+        rule.fold(answer.row, weight, device=answer.report.device, norm=answer.norm)
+        collected.norms.append(answer.norm)
+        weighted += weight
 
     _collect(fleet, exchange, collected, fold)
-    if mean.count < rules.min_answers or not mean.total_weight:
+    if rule.count < rules.min_answers or not weighted:
         reasons = "; ".join(f"{failure.who}: {failure.reason}" for failure in collected.failures[:3])
         raise CoordinatorError(
             "FA-5004",
-            f"Round {exchange.plan.round} had {mean.count} valid updates, {rules.min_answers} are needed"
+            f"Round {exchange.plan.round} had {rule.count} valid updates, {rules.min_answers} are needed"
             + (f" ({reasons})." if reasons else "."),
             "See `fedaudio server status`; allow more time or fewer answers in server.toml.",
         )
-    return mean.mean()
+    return rule.result()
 
 
 def evaluate_cohort(fleet: Fleet, exchange: Exchange, collected: Collected) -> Metrics:

@@ -11,7 +11,6 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
 
 from common.protocol.tensors import Weights
 from fl_server.settings import OptimizerConfig
@@ -68,25 +67,23 @@ class ServerOptimizer:
             parameter.grad = None
         return {name: parameter.detach().numpy().copy() for name, parameter in self._parameters.items()}
 
-    def memory(self) -> bytes:
-        """The optimiser's moments as safetensors, to go on after a restart."""
+    def memory(self) -> Weights:
+        """The optimiser's moments, to go on after a restart."""
         moments = self._optimizer.state_dict()["state"]
-        return save(
-            {
-                f"{self._kind}.{index}.{key}": value.contiguous()
-                for index, slot in moments.items()
-                for key, value in slot.items()
-                if isinstance(value, torch.Tensor)
-            }
-        )
+        return {
+            f"{self._kind}.{index}.{key}": value.detach().numpy().copy()
+            for index, slot in moments.items()
+            for key, value in slot.items()
+            if isinstance(value, torch.Tensor)
+        }
 
-    def recall(self, memory: bytes) -> None:
+    def recall(self, memory: Weights) -> None:
         """Take back what `memory()` gave; what another kind of optimiser remembers is of no use."""
         state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in load(memory).items():
+        for name, value in memory.items():
             kind, index, key = name.split(".", 2)
             if kind == self._kind:
-                state.setdefault(int(index), {})[key] = value
+                state.setdefault(int(index), {})[key] = torch.from_numpy(np.array(value))
         document = self._optimizer.state_dict()
         document["state"] = state
         self._optimizer.load_state_dict(document)

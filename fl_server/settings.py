@@ -24,6 +24,33 @@ class OptimizerConfig(Settings):
     tau: float = Field(1e-3, gt=0, le=1, description="adaptivity of FedAdam and FedYogi")
 
 
+RuleName = Literal[
+    "mean", "median", "trimmed-mean", "krum", "multi-krum", "geometric-median", "centred-clipping", "trust"
+]
+
+
+class Aggregation(Settings):
+    """How the updates of a round become one. All but the mean keep the updates of a round in memory."""
+
+    rule: RuleName = "mean"
+    norm_clipping: float | None = Field(
+        2.0, gt=0, le=100, description="longest update, in running medians of the updates' norms; none: any"
+    )
+    mixing: bool = Field(False, description="average each update with its nearest neighbours before the rule")
+    attackers: float = Field(0.2, ge=0, lt=0.5, description="share of attackers that a rule allows for")
+
+
+class GateRules(Settings):
+    """What a candidate must show before it is released. All but the step need `validation` clips."""
+
+    accuracy_drop: float | None = Field(0.1, gt=0, le=1, description="largest loss of accuracy to the parent")
+    label_drop: float | None = Field(0.5, gt=0, le=1, description="largest loss of accuracy on any label")
+    trigger_success: float | None = Field(
+        0.1, gt=0, le=1, description="largest share of clips that a sound mixed in turns into one label"
+    )
+    step: float | None = Field(5.0, gt=0, le=1000, description="longest step, in medians of earlier steps")
+
+
 class RoundSettings(Settings):
     """How a round is held."""
 
@@ -77,7 +104,9 @@ class ServerSettings(Settings):
     rounds: RoundSettings = RoundSettings()
     recipe: Recipe = Recipe()
     privacy: Privacy | None = None
+    aggregation: Aggregation = Aggregation()
     optimizer: OptimizerConfig = OptimizerConfig()
+    gate: GateRules = GateRules()
     devices: DeviceRules = DeviceRules()
     releases: ReleaseRules = ReleaseRules()
     validation: Path | None = Field(None, description="folder of the coordinator's own labelled clips")

@@ -53,7 +53,7 @@ from fl_server.settings import ServerSettings
 log = logging.getLogger(__name__)
 
 MEMORIES_KEPT = 3
-"""Versions whose server optimiser's memory is kept, to go on from."""
+"""Versions whose memory is kept, to go on from."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,6 @@ class Versions:
             return self._publish_initial()
         return self._load(newest.version)
 
-    def weights_bytes(self, version: int) -> bytes:
-        """weights.safetensors of `version` as it was released."""
-        return (release_folder(self._home.releases, version) / WEIGHTS).read_bytes()
-
     def publish(
         self,
         weights: Weights,
@@ -118,7 +114,7 @@ class Versions:
         metrics: Metrics,
         participants: int,
         privacy: PrivacySpent | None,
-        optimizer_memory: bytes,
+        memory: bytes,
         check: Callable[[], None] = lambda: None,
     ) -> int:
         """Release `weights` as the child of `parent` and return its version.
@@ -152,7 +148,7 @@ class Versions:
                     "Nothing is to be done: the next round goes on from the newest version.",
                 )
             check()
-            row = self._write(session, content, parent.version + 1, parent.version, None, optimizer_memory)
+            row = self._write(session, content, parent.version + 1, parent.version, None, memory)
         hand_out(self._home, self._registry)
         return row.version
 
@@ -186,15 +182,15 @@ class Versions:
                 manifest.privacy,
                 max(manifest.minimum_client, self._settings.releases.minimum_client, key=numbers_of),
             )
-            memory = self.optimizer_memory(target)
+            memory = self.memory(target)
             row = self._write(session, content, newest.version + 1, newest.version, target, memory)
         hand_out(self._home, self._registry)
         return row
 
-    def optimizer_memory(self, version: int) -> bytes | None:
-        """What the server optimiser knew when `version` was made."""
+    def memory(self, version: int) -> bytes | None:
+        """What was remembered when `version` was made; see `fl_server.memory`."""
         try:
-            return self._memory(version).read_bytes()
+            return self._memory_file(version).read_bytes()
         except FileNotFoundError:
             return None
 
@@ -224,7 +220,7 @@ class Versions:
         version: int,
         parent: int | None,
         restores: int | None,
-        optimizer_memory: bytes | None,
+        memory: bytes | None,
     ) -> Model:
         """Write a version and its row; it is official when the transaction is committed."""
         data = encode_weights(content.weights)
@@ -238,7 +234,7 @@ class Versions:
         # Left by a crash: it has no row.
         shutil.rmtree(release_folder(self._home.releases, version), ignore_errors=True)
         folder = store_release(self._home.releases, version, files)
-        self._remember(version, optimizer_memory)
+        self._remember(version, memory)
         stage = self._settings.releases.first_stage if version > 0 and restores is None else ALL
         row = Model(
             version=version,
@@ -313,12 +309,12 @@ class Versions:
     def _load(self, version: int) -> Release:
         return load_release(release_folder(self._home.releases, version))
 
-    def _memory(self, version: int) -> Path:
-        return self._home.root / "optimizer" / f"{version:08d}.safetensors"
+    def _memory_file(self, version: int) -> Path:
+        return self._home.root / "memory" / f"{version:08d}.safetensors"
 
     def _remember(self, version: int, memory: bytes | None) -> None:
-        """Keep what the server optimiser knows beside `version`, and forget what is long past."""
-        path = self._memory(version)
+        """Keep what is remembered beside `version`, and forget what is long past."""
+        path = self._memory_file(version)
         make_folder(path.parent)
         path.unlink(missing_ok=True)
         if memory is not None:

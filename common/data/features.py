@@ -31,12 +31,15 @@ class FeatureSet:
         labels: position of each window's label in the task, (N,) int64; -1 where there is none.
         clip_index: position of the window's clip in the collection, (N,) int64.
         skipped: file and reason, for each clip that could not be used.
+        features: what the task's front end makes of `energies`, (N, T, F) float32, where that is known
+            already; else it is computed whenever it is needed.
     """
 
     energies: NDArray[np.float32]
     labels: NDArray[np.int64]
     clip_index: NDArray[np.int64]
     skipped: tuple[tuple[str, str], ...] = ()
+    features: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,7 +47,9 @@ class FeatureSet:
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> FeatureSet:
         """The windows at `indices` in that order, copied into memory."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return FeatureSet(self.energies[chosen], self.labels[chosen], self.clip_index[chosen], self.skipped)
+        features = None if self.features is None else self.features[chosen]
+        energies, labels, clip_index = self.energies[chosen], self.labels[chosen], self.clip_index[chosen]
+        return FeatureSet(energies, labels, clip_index, self.skipped, features)
 
 
 def load_features(clips: Clips, task: Task, cache: Path) -> FeatureSet:

@@ -18,6 +18,9 @@ from common.task import Task
 Decibels = Annotated[float, Field(ge=-200, le=200)]
 
 
+AlgorithmName = Literal["fedavg", "fedprox", "scaffold", "fedper", "fedrep"]
+
+
 class Augmentation(Settings):
     """Random changes to a clip, drawn anew each time it is used. Zero switches one off."""
 
@@ -30,10 +33,17 @@ class Augmentation(Settings):
     band_masks: int = Field(1, ge=0, le=10)
     band_mask_bands: int = Field(6, ge=0, le=64)
 
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is ever changed."""
+        masks = min(self.time_masks, self.time_mask_seconds) or min(self.band_masks, self.band_mask_bands)
+        return not (self.shift_seconds or self.gain_db or self.noise_probability or masks)
+
 
 class Recipe(Settings):
     """How a device trains. The defaults suit keyword models of about 100k parameters."""
 
+    algorithm: AlgorithmName = Field("fedavg", description="see `common.algorithms`")
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = Field(2e-3, gt=0, le=10)
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
@@ -41,7 +51,8 @@ class Recipe(Settings):
     batch_size: int = Field(16, ge=1, le=4096)
     epochs: int = Field(2, ge=1, le=1000, description="passes over the clips, unless `steps` is given")
     steps: int | None = Field(None, ge=0, le=100_000, description="optimiser steps instead of epochs")
-    proximal: float = Field(0.0, ge=0, le=100, description="FedProx mu (Li et al. 2020)")
+    proximal: float = Field(0.01, ge=0, le=100, description="mu of fedprox (Li et al. 2020)")
+    head_epochs: int = Field(1, ge=1, le=1000, description="of fedrep: passes that train the head alone")
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     gradient_clip: float | None = Field(5.0, gt=0, le=1e9, description="largest gradient norm")
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty on the weights")

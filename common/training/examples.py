@@ -22,6 +22,8 @@ Windows = npt.NDArray[np.int64]
 
 def plain_features(front_end: BatchFrontEnd, data: FeatureSet, windows: Windows) -> Tensor:
     """Features (B, T, F) of `windows` as they are."""
+    if data.features is not None:
+        return torch.from_numpy(data.features[windows])
     with torch.no_grad():
         features: Tensor = front_end.normalise(torch.from_numpy(data.energies[windows]))
     return features
@@ -48,6 +50,8 @@ class Augmented:
     @torch.no_grad()
     def features(self, windows: Windows, generator: torch.Generator) -> Tensor:
         """Features (B, T, F) of `windows`, changed as `generator` says."""
+        if self.augmentation.is_off:
+            return plain_features(self.front_end, self.data, windows)
         config = self.front_end.config
         changes = draw_changes(
             self.augmentation,

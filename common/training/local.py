@@ -7,21 +7,23 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from common.algorithms.registry import ALGORITHMS
 from common.audio.batch import BatchFrontEnd
 from common.data.clips import Clips
 from common.data.features import FeatureSet, load_features
-from common.models.acoustic import AcousticModel
 from common.models.registry import build_model
 from common.models.weights import get_weights, set_weights
+from common.privacy.secure_random import SecureRandom
 from common.protocol.answer import PrivacySpent, Report
 from common.protocol.plan import Plan, Privacy, Recipe
-from common.protocol.tensors import Weights
+from common.protocol.tensors import Schema, Weights, schema_of
 from common.task import Task
 from common.training.metrics import evaluate
 from common.training.trainer import TrainReport, train
@@ -30,66 +32,100 @@ LOSS_LIMIT = 1e6
 """The largest loss a report may state."""
 
 
-def answer_plan(
-    plan: Plan,
-    weights: Weights,
-    data: FeatureSet,
-    held_out: Collection[int],
-    device: str,
-    *,
-    noise: FeatureSet | None = None,
-    before_spending: Callable[[PrivacySpent], None] = lambda cost: None,
-) -> tuple[Report, Weights | None]:
-    """Do what `plan` asks with `weights` on a device's clips: the report, and of a training the delta.
-
-    Without privacy the same plan, weights, clips and device name give the same delta to the last bit,
-    wherever it is computed. A private training draws its noise from the operating system and reports no loss,
-    for the exact loss is not private.
+@dataclass(frozen=True)
+class Done:
+    """What a device did for a plan.
 
     Args:
-        data: all clips of the device.
-        held_out: indices of clips (`data.clip_index`) to evaluate on and never to train on.
-        noise: recorded background noise for augmentation; synthetic noise if there is none, and in a private
-            training, for one recording would be in the gradients of many clips.
-        before_spending: told what a private training will cost, before its first step; it may raise.
+        answer: tensors to send, of a training.
+        kept: what the device must keep for its next training, by the plan's algorithm; often nothing.
+    """
+
+    report: Report
+    answer: Weights | None = field(default=None, repr=False)
+    kept: Weights = field(default_factory=dict, repr=False)
+
+
+class LocalTrainer:
+    """Answers plans for one task. The model is built once and serves every plan, whosever clips it is about.
 
     Raises:
-        TrainingError: FA-7001 architecture, FA-7002 weights, FA-7003 no clips, FA-7004 diverged,
-            FA-7005 too little privacy noise.
+        TrainingError: FA-7001, there is no such architecture.
     """
-    begin = time.monotonic()
-    model = _model_with(plan.task, weights)
-    front_end = BatchFrontEnd(plan.task.front_end)
-    held = np.isin(data.clip_index, list(held_out))
-    report = partial(
-        Report,
-        run=plan.run,
-        round=plan.round,
-        kind=plan.kind,
-        base=plan.base,
-        device=device,
-        skipped=len(data.skipped),
-    )
-    if plan.kind == "evaluate":
-        result = evaluate(model, front_end, data.subset(np.flatnonzero(held)))
-        loss, seconds = min(result.loss, LOSS_LIMIT), time.monotonic() - begin
-        return report(clips=result.clips, correct=result.correct, loss=loss, seconds=seconds), None
-    generator = torch.Generator().manual_seed(_seed(plan.seed, plan.round, device))
-    learned_from = data.subset(np.flatnonzero(~held))
-    done = train(
-        model,
-        front_end,
-        learned_from,
-        plan.recipe,
-        generator,
-        noise=None if plan.privacy else noise,
-        privacy=plan.privacy,
-        before_spending=before_spending,
-    )
-    delta = {name: value - weights[name] for name, value in get_weights(model).items()}
-    loss = min(done.loss, LOSS_LIMIT) if plan.privacy is None else 0.0
-    seconds = time.monotonic() - begin
-    return report(clips=done.clips, loss=loss, seconds=seconds, privacy=done.privacy), delta
+
+    def __init__(self, task: Task) -> None:
+        self._model = build_model(task, torch.Generator())
+        self._front_end = BatchFrontEnd(task.front_end)
+        self.schema: Schema = schema_of(get_weights(self._model))
+
+    def answer(
+        self,
+        plan: Plan,
+        order: Weights,
+        data: FeatureSet,
+        held_out: Collection[int],
+        device: str,
+        *,
+        kept: Weights | None = None,
+        noise: FeatureSet | None = None,
+        before_spending: Callable[[PrivacySpent], None] = lambda cost: None,
+        noise_random: SecureRandom | None = None,
+    ) -> Done:
+        """Do what `plan` asks with the tensors of `order` on a device's clips.
+
+        Without privacy the same plan, tensors, clips and device name give the same answer to the last bit,
+        wherever it is computed. A private training draws its noise from the operating system and reports no
+        loss, for the exact loss is not private.
+
+        Args:
+            data: all clips of the device.
+            held_out: indices of clips (`data.clip_index`) to evaluate on and never to train on.
+            kept: of the device's last training by the same algorithm.
+            noise: recorded background noise for augmentation; synthetic noise if there is none, and in a
+                private training, for one recording would be in the gradients of many clips.
+            before_spending: told what a private training will cost, before its first step; it may raise.
+            noise_random: replaces the operating system's randomness in a private training that protects
+                nobody: in tests and in simulations that are to be repeated.
+
+        Raises:
+            TrainingError: FA-7002 weights, FA-7003 no clips, FA-7004 diverged, FA-7005 too little privacy
+                noise.
+        """
+        begin = time.monotonic()
+        algorithm, kept = ALGORITHMS[plan.recipe.algorithm], kept or {}
+        model = self._model
+        set_weights(model, algorithm.start(order, kept))
+        held = np.isin(data.clip_index, list(held_out))
+        report = partial(
+            Report,
+            run=plan.run,
+            round=plan.round,
+            kind=plan.kind,
+            base=plan.base,
+            device=device,
+            skipped=len(data.skipped),
+        )
+        if plan.kind == "evaluate":
+            result = evaluate(model, self._front_end, data.subset(np.flatnonzero(held)))
+            loss, seconds = min(result.loss, LOSS_LIMIT), time.monotonic() - begin
+            return Done(report(clips=result.clips, correct=result.correct, loss=loss, seconds=seconds))
+        part = algorithm.part(model, plan.recipe, order, kept)
+        done = train(
+            model,
+            self._front_end,
+            data.subset(np.flatnonzero(~held)) if held.any() else data,
+            plan.recipe,
+            torch.Generator().manual_seed(seed_of(plan.seed, plan.round, device)),
+            noise=None if plan.privacy else noise,
+            privacy=plan.privacy,
+            before_spending=before_spending,
+            part=part,
+            test_random=noise_random,
+        )
+        answer, keep = part.answer(done.steps)
+        loss = min(done.loss, LOSS_LIMIT) if plan.privacy is None else 0.0
+        seconds = time.monotonic() - begin
+        return Done(report(clips=done.clips, loss=loss, seconds=seconds, privacy=done.privacy), answer, keep)
 
 
 def train_local(
@@ -114,7 +150,7 @@ def train_local(
         TrainingError: as `common.training.trainer.train`, FA-7001 architecture, FA-7002 weights.
     """
     task, recipe = task or Task(labels=clips.labels), recipe or Recipe()
-    generator = torch.Generator().manual_seed(_seed(seed))
+    generator = torch.Generator().manual_seed(seed_of(seed))
     model = build_model(task, generator)
     if weights is not None:
         set_weights(model, weights)
@@ -124,12 +160,6 @@ def train_local(
     return get_weights(model), report
 
 
-def _model_with(task: Task, weights: Weights) -> AcousticModel:
-    model = build_model(task, torch.Generator())
-    set_weights(model, weights)
-    return model
-
-
-def _seed(*parts: int | str) -> int:
+def seed_of(*parts: int | str) -> int:
     """32 bits, all a torch.Generator uses of its seed, that look independent for any two lists of parts."""
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:4])

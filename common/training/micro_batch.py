@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,24 @@ def micro_batch_size(model: nn.Module, frames: int, features: int, *, per_sample
 
     With `per_sample_gradients` no parameter's gradients of all samples exceed it either.
     """
-    sizes = _AllocationSizes(model)
-    with torch.no_grad(), sizes:
-        model(torch.zeros(1, frames, features))
-    largest = sizes.largest
+    largest = _largest_activation(model, frames, features)
     if per_sample_gradients:
         largest = max(largest, *(value.nbytes for value in model.parameters()))
     return max(1, LARGEST_ALLOCATION // largest)
+
+
+_known: WeakKeyDictionary[nn.Module, dict[tuple[int, int], int]] = WeakKeyDictionary()
+
+
+def _largest_activation(model: nn.Module, frames: int, features: int) -> int:
+    """Bytes, for one window. Kept with the model: to find out takes as long as training on two windows."""
+    sizes = _known.setdefault(model, {})
+    if (frames, features) not in sizes:
+        watched = _AllocationSizes(model)
+        with torch.no_grad(), watched:
+            model(torch.zeros(1, frames, features))
+        sizes[frames, features] = watched.largest
+    return sizes[frames, features]
 
 
 class _AllocationSizes(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from common.algorithms.algorithm import Part
 from common.audio.batch import BatchFrontEnd
 from common.data.features import FeatureSet
 from common.errors import TrainingError
@@ -50,19 +51,21 @@ def train(
     noise: FeatureSet | None = None,
     privacy: Privacy | None = None,
     before_spending: Callable[[PrivacySpent], None] = lambda cost: None,
+    part: Part | None = None,
     test_random: SecureRandom | None = None,
 ) -> TrainReport:
     """Train `model` in place on `data` as `recipe` says.
 
     With `privacy` each step samples, clips and noises (DP-SGD) instead of going through shuffled batches, and
     `recipe.gradient_clip` does not apply, for every clip's gradient is clipped already. What depends on the
-    weights alone (the FedProx and L1 terms, weight decay, momentum) acts after the noise and costs no
+    weights alone (the algorithm's and L1 terms, weight decay, momentum) acts after the noise and costs no
     privacy.
 
     Args:
         generator: batch order and augmentation; of a private training only the synthetic noise.
         noise: recordings to mix in; synthetic noise otherwise.
         before_spending: told what a private training will cost, before its first step; it may raise.
+        part: what the recipe's algorithm makes of it, of a device in a round.
         test_random: replaces the operating system's randomness in a private training, for tests only.
 
     Raises:
@@ -87,12 +90,16 @@ def train(
     if spent is not None:
         before_spending(spent)
     optimizer = _optimizer(model, recipe)
-    start = [value.detach().clone() for value in model.parameters()]
     losses = []
-    for _ in range(steps):
+    for step in range(steps):
+        if part is not None:
+            part.before_step(step, steps)
         optimizer.zero_grad()
         losses.append(source.next_step())
-        _add_penalties(model, start, recipe)
+        if part is not None:
+            part.correct_gradients()
+        if recipe.l1:
+            _add_l1(model, recipe.l1)
         if privacy is None and recipe.gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
         optimizer.step()
@@ -113,15 +120,11 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def _add_penalties(model: nn.Module, start: list[Tensor], recipe: Recipe) -> None:
-    """Add the gradients of mu/2 |w - start|^2 (FedProx, Li et al. 2020) and of l1 |w|.
+def _add_l1(model: nn.Module, penalty: float) -> None:
+    """Add the gradient of penalty * |w|.
 
-    L1 spares norms and biases: they are few, and at zero they silence a channel rather than a connection.
+    Norms and biases are spared: they are few, and at zero they silence a channel rather than a connection.
     """
-    for value, origin in zip(model.parameters(), start, strict=True):
-        if value.grad is None:
-            continue
-        if recipe.proximal:
-            value.grad.add_(value - origin, alpha=recipe.proximal)
-        if recipe.l1 and value.dim() > 1:
-            value.grad.add_(value.sign(), alpha=recipe.l1)
+    for value in model.parameters():
+        if value.grad is not None and value.dim() > 1:
+            value.grad.add_(value.sign(), alpha=penalty)

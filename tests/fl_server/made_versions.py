@@ -40,9 +40,7 @@ def publish_next(versions: Versions, memory: bytes = b"m", scale: float = 1.0) -
     parent = versions.current()
     weights = {name: np.asarray(value * scale + 1) for name, value in parent.weights.items()}
     metrics = Metrics(device_accuracy=0.5)
-    number = versions.publish(
-        weights, parent, metrics=metrics, participants=2, privacy=None, optimizer_memory=memory
-    )
+    number = versions.publish(weights, parent, metrics=metrics, participants=2, privacy=None, memory=memory)
     return number, weights
 
 

@@ -54,7 +54,7 @@ def publish(coordinator: Coordinator, base: Release) -> Release:
         metrics=Metrics(),
         participants=1,
         privacy=coordinator._largest_spending(base),
-        optimizer_memory=b"",
+        memory=b"",
     )
     return coordinator._versions.current()
 

@@ -65,9 +65,7 @@ def publish(home: CoordinatorHome, passphrase_file: Path) -> int:
     versions = Versions(home, SETTINGS, Registry(home.database), keys)
     parent = versions.current()
     weights = {name: value + 1 for name, value in parent.weights.items()}
-    return versions.publish(
-        weights, parent, metrics=Metrics(), participants=2, privacy=None, optimizer_memory=b"m"
-    )
+    return versions.publish(weights, parent, metrics=Metrics(), participants=2, privacy=None, memory=b"m")
 
 
 Run = Callable[..., Result]

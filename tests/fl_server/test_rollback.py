@@ -72,7 +72,7 @@ def test_it_is_a_higher_version_with_the_very_weights(home: CoordinatorHome) -> 
     keys = ServerKeys.load(home, None)
     verify_release(files_of(home, 3), keys.trust.release_keys(), keys.coordinator)
     assert stages(home.releases) == [(3, 100.0)]
-    assert versions.optimizer_memory(3) == b"first"
+    assert versions.memory(3) == b"first"
     assert kinds(home)[-1] == "rollback"
 
 
@@ -93,9 +93,7 @@ def test_a_round_that_was_under_way_is_not_released_over_it(home: CoordinatorHom
     parent = running.current()
     operator.rollback()
     with pytest.raises(CoordinatorError, match="FA-5034"):
-        running.publish(
-            parent.weights, parent, metrics=Metrics(), participants=2, privacy=None, optimizer_memory=b""
-        )
+        running.publish(parent.weights, parent, metrics=Metrics(), participants=2, privacy=None, memory=b"")
     assert [row.version for row in Registry(home.database).models()] == [0, 1, 2]
     assert operator.current().manifest.restores == 0
 
@@ -113,9 +111,9 @@ def test_what_the_optimiser_knew_long_ago_is_not_mixed_with_what_it_knows(home: 
     versions = open_versions(home)
     for step in range(5):
         publish_next(versions, b"m%d" % step)
-    assert versions.optimizer_memory(1) is None
+    assert versions.memory(1) is None
     assert versions.rollback(1).version == 6
-    assert versions.optimizer_memory(6) is None
+    assert versions.memory(6) is None
 
 
 @pytest.mark.parametrize(("to", "code"), [(1, "FA-5007"), (2, "FA-5007"), (None, "FA-5033")])
@@ -136,7 +134,7 @@ def test_the_newest_version_is_renewed_before_it_expires(home: CoordinatorHome) 
     assert_same(after, weights)
     assert after.manifest.created > before.created
     assert after.manifest.expires > before.expires
-    assert versions.optimizer_memory(2) == b"memory"
+    assert versions.memory(2) == b"memory"
     assert stages(home.releases) == [(2, 100.0)]
     # To go back is still to go back to what those weights were made from.
     assert versions.rollback().restores == 0

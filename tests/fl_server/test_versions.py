@@ -80,17 +80,17 @@ def test_a_published_version_is_the_child_of_the_one_before(home: CoordinatorHom
     assert release.manifest.metrics.device_accuracy == 0.5
     assert_same(release, weights)
     assert release.graph == load_release(release_folder(home.releases, 0)).graph
-    assert sha256(versions.weights_bytes(1)) == release.manifest.weights
+    assert sha256((release_folder(home.releases, 1) / WEIGHTS).read_bytes()) == release.manifest.weights
 
 
 def test_the_optimiser_remembers_recent_versions_only(home: CoordinatorHome) -> None:
     versions = open_versions(home)
     for step in range(5):
         publish_next(versions, memory=b"m%d" % step)
-    assert versions.optimizer_memory(5) == b"m4"
-    assert versions.optimizer_memory(4) == b"m3"
-    assert versions.optimizer_memory(1) is None
-    assert versions.optimizer_memory(99) is None
+    assert versions.memory(5) == b"m4"
+    assert versions.memory(4) == b"m3"
+    assert versions.memory(1) is None
+    assert versions.memory(99) is None
 
 
 def test_a_folder_that_never_became_official_is_dropped(home: CoordinatorHome) -> None:
@@ -180,9 +180,7 @@ class TestSigning:
         parent = versions.current()
         huge = {name: np.full_like(value, 3e38) for name, value in parent.weights.items()}
         with pytest.raises(CoordinatorError, match="FA-5030"):
-            versions.publish(
-                huge, parent, metrics=Metrics(), participants=1, privacy=None, optimizer_memory=b""
-            )
+            versions.publish(huge, parent, metrics=Metrics(), participants=1, privacy=None, memory=b"")
         assert versions.current().version == 0
         assert stages(home.releases) == [(0, 100.0)]
 
@@ -276,4 +274,5 @@ def test_rows_of_versions_name_their_weights(home: CoordinatorHome) -> None:
     rows = Registry(home.database).models()
     assert all(isinstance(row, Model) for row in rows)
     for row in rows:
-        assert row.weights == sha256(versions.weights_bytes(row.version))
+        stored = release_folder(home.releases, row.version) / WEIGHTS
+        assert row.weights == sha256(stored.read_bytes())

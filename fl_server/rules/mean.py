@@ -38,32 +38,18 @@ class ExactMean:
         self.total_weight = 0
         self.count = 0
 
-    def fold(self, row: Row, weight: int = 1, largest: float | None = None) -> None:
-        """Add `weight` times an update, given as a row of all its values.
-
-        Args:
-            largest: bound on the values, such as their norm, if it is known already.
-
-        Raises:
-            OverflowError: the sum could pass the bound; nothing has been added.
-        """
-        if largest is None:
-            # Unlike Python's max(), these pass NaN on.
-            largest = float(np.maximum(row.max(), -row.min())) if row.size else 0.0
-        if not weight * largest <= self._room:
+    def fold(self, row: Row, weight: int = 1, *, norm: float, device: str = "") -> None:
+        """As `Rule`: add `weight` times an update, whose norm bounds its values."""
+        if not weight * norm <= self._room:
             raise OverflowError("the update is larger than the aggregate has room for")
-        self._room -= weight * largest
+        self._room -= weight * norm
         for part in blocks(row.size):
             self._add(part, row[part], weight)
         self.total_weight += weight
         self.count += 1
 
-    def mean(self) -> Weights:
-        """The weighted mean of what was folded in. The sum is used up: the mean takes its place in memory.
-
-        Raises:
-            ZeroDivisionError: nothing was.
-        """
+    def result(self) -> Weights:
+        """As `Rule`: the weighted mean. The sum is used up: the mean takes its place in memory."""
         if not self.total_weight:
             raise ZeroDivisionError("no update was folded in")
         divisor = 2.0**self._places * self.total_weight

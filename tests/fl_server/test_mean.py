@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.protocol.tensors import BLOCK, Row, Weights
-from fl_server.aggregate import ExactMean
+from fl_server.rules.mean import ExactMean
 
 SCHEMA = {"a": (3, 2), "b": (), "c": (1,)}
 LARGEST = 100.0

@@ -1,0 +1,1 @@
+"""What federated algorithms change of a round, on a device and at the coordinator. One small file each."""

@@ -1,0 +1,81 @@
+"""The seam: what an algorithm may change of a round. The defaults are FedAvg's.
+
+A round is: the coordinator sends tensors (`order`), a device starts a model from them (`start`), trains it
+(`Part`), answers with tensors, the coordinator takes their mean and learns from it (`conclude`). What an
+algorithm remembers is tensors too: `memory` at the coordinator, `kept` on a device, both empty at first.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from common.models.acoustic import AcousticModel
+from common.models.weights import get_weights
+from common.protocol.plan import Recipe
+from common.protocol.tensors import Schema, Weights
+
+
+class Part:
+    """One device's part in one round: told of every step of its training, and asked for the answer.
+
+    Args:
+        model: with the weights it starts from.
+        recipe: how it trains.
+        order: tensors the coordinator sent.
+        kept: what the device kept of its last part; empty the first time.
+    """
+
+    def __init__(self, model: AcousticModel, recipe: Recipe, order: Weights, kept: Weights) -> None:
+        self.model, self.recipe, self.order, self.kept = model, recipe, order, kept
+        self.start: list[Tensor] = [value.detach().clone() for value in model.parameters()]
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Called before step 0..steps-1; may switch `requires_grad` of parameters."""
+
+    def correct_gradients(self) -> None:
+        """Called when the gradients of a step are there, after any privacy noise; may change them."""
+
+    def answer(self, steps: int) -> tuple[Weights, Weights]:
+        """What to send after `steps` steps, and what to keep for the next part."""
+        return self.delta(), {}
+
+    def delta(self) -> Weights:
+        """New weights minus old, of the whole model."""
+        return {
+            name: value - origin.numpy()
+            for (name, value), origin in zip(get_weights(self.model).items(), self.start, strict=True)
+        }
+
+
+class Algorithm:
+    """FedAvg (McMahan et al. 2017): devices are sent the weights and answer with a delta."""
+
+    part: type[Part] = Part
+
+    def order(self, weights: Weights, memory: Weights) -> Weights:
+        """Tensors that devices are sent."""
+        return weights
+
+    def order_schema(self, schema: Schema) -> Schema:
+        """Shapes of the tensors of an order, for a model of `schema`."""
+        return schema
+
+    def answer_schema(self, schema: Schema) -> Schema:
+        """Shapes of the tensors of an answer."""
+        return schema
+
+    def start(self, order: Weights, kept: Weights) -> Weights:
+        """The model's weights on a device, before it trains or is tried there."""
+        return order
+
+    def conclude(
+        self, mean: Weights, weights: Weights, memory: Weights, share: float
+    ) -> tuple[Weights, Weights]:
+        """The delta of the whole model, and what to remember.
+
+        Args:
+            mean: of the answers.
+            weights: of the model that was sent.
+            share: of the fleet's devices, those whose answers are in the mean; in (0, 1].
+        """
+        return mean, {}

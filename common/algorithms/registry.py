@@ -1,0 +1,14 @@
+"""Algorithms by the name a recipe gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.algorithms.algorithm import Algorithm
+from common.algorithms.fedprox import FedProx
+from common.protocol.plan import AlgorithmName
+
+ALGORITHMS: Mapping[AlgorithmName, Algorithm] = {
+    "fedavg": Algorithm(),
+    "fedprox": FedProx(),
+}

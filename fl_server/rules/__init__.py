@@ -1,0 +1,1 @@
+"""Aggregation rules: how the answers of a round become one. One small file each."""

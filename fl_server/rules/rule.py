@@ -1,0 +1,39 @@
+"""The seam: what takes updates in as they come and makes one of them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from common.protocol.tensors import Row, Weights
+
+
+class Rule(Protocol):
+    """An aggregation rule at work in one round.
+
+    Its result depends on which updates were folded in and not on the order in which they came.
+    """
+
+    count: int
+    """Updates folded in."""
+
+    def fold(self, row: Row, weight: int, *, device: str, norm: float) -> None:
+        """Take an update in.
+
+        Args:
+            row: all its values; a view into memory that is used again once this returns.
+            weight: of the update in the mean; rules that compare updates count each as one.
+            device: who sent it; no device comes twice.
+            norm: L2 norm of `row`.
+
+        Raises:
+            OverflowError: the sum could pass its bound; nothing has been taken in.
+        """
+        ...
+
+    def result(self) -> Weights:
+        """The aggregate, by the tensors' names. The rule is used up.
+
+        Raises:
+            ZeroDivisionError: nothing was folded in, or nothing with a weight.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""What devices that attack do in place of honest work. One small file each."""

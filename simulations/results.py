@@ -1,0 +1,97 @@
+"""What a simulation found: results.json, in the demo's shape and with what only a simulation can know."""
+
+from __future__ import annotations
+
+from common.results import Results, RoundResult
+from common.settings import Settings
+
+
+class SimulatedRound(RoundResult):
+    """One round. `version` stays as it was if the round made none; accuracies are of the newest version.
+
+    Args:
+        accuracy_unseen, loss: of the last test, if there was none in this round.
+        accuracy_devices: on the clips that the cohort keeps for that; None if they were not asked.
+        accuracy_validation: on the coordinator's clips; None without such.
+        void: code of the error for which the round made no version.
+        late, dropped: devices that answered too late or never; they are among `failed`.
+        clock_seconds: time on the simulation's clock when the round was over.
+        epsilon: spent so far by the device that spent most; None without privacy.
+        attack_success: share of the unseen clips, not of the target, that the trigger turns into it.
+    """
+
+    cohort: int
+    accuracy_devices: float | None = None
+    accuracy_validation: float | None = None
+    void: str | None = None
+    late: int = 0
+    dropped: int = 0
+    clock_seconds: float = 0.0
+    epsilon: float | None = None
+    attack_success: float | None = None
+
+
+class DeviceResult(Settings):
+    """How the last version does for one device, on clips that it keeps for that.
+
+    Args:
+        clips, correct: kept for that; named rightly by the model as it is on the device.
+        correct_shared: named rightly by the shared model, where the device's own differs from it.
+    """
+
+    device: str
+    trained_on: int
+    clips: int
+    correct: int
+    correct_shared: int | None = None
+
+
+class UnseenResult(Settings):
+    """How the last version does on one unseen speaker (group, fold)."""
+
+    name: str
+    clips: int
+    correct: int
+
+
+class TimeSpent(Settings):
+    """Seconds of this machine, summed over workers.
+
+    Args:
+        training: workers' time at devices' work.
+        idle: workers' time without any.
+        coordinating: the coordinator's own: taking answers in, aggregation, gate, release.
+        testing: on the unseen, on validation clips and on devices' own.
+    """
+
+    preparing: float
+    training: float
+    idle: float
+    coordinating: float
+    testing: float
+
+
+class SimulationResults(Results):
+    """All of one run, with one seed.
+
+    Args:
+        labels: in the order of the confusion matrix.
+        confusion: of the last version on the unseen: clips by true label (row) and given label (column).
+        noise: where privacy noise came from: "operating system", "seed" or, without privacy, None.
+        interrupted: whether the run was stopped before its last round.
+    """
+
+    rounds: tuple[SimulatedRound, ...]
+    scenario: str
+    seed: int
+    workers: int
+    labels: tuple[str, ...]
+    parameters: int
+    confusion: tuple[tuple[int, ...], ...]
+    unseen: tuple[UnseenResult, ...]
+    devices: tuple[DeviceResult, ...]
+    population: int
+    attackers: int = 0
+    noise: str | None = None
+    interrupted: bool = False
+    time: TimeSpent
