@@ -69,4 +69,4 @@ class TrainingError(FedAudioError):
 class SimulationError(FedAudioError):
     """FA-9xxx: simulations."""
 
-    status = 8
+    status = 9

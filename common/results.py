@@ -55,11 +55,16 @@ class Listening(Settings):
 
 
 class Results(Settings):
-    """All of it."""
+    """All that an experiment found of the model."""
 
     config: dict[str, str | int | float | bool | None]
     speakers: Speakers
     initial: Initial
     rounds: tuple[RoundResult, ...]
     final: Final
-    listening: Listening | None = None
+
+
+class DemoResults(Results):
+    """All of a demo, whose devices listened meanwhile."""
+
+    listening: Listening

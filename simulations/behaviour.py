@@ -23,7 +23,7 @@ class Behaviour(Protocol):
     """Follows from the seed: the same device does the same in the same round, whoever asks and when."""
 
     def online(self, round_number: int, clock: float) -> list[int]:
-        """Devices that can be asked, in ascending order, when round `round_number` begins at `clock` seconds."""
+        """Devices that can be asked, ascending, when round `round_number` begins at `clock` seconds."""
         ...
 
     def outcome(self, round_number: int, device: int, clips: int, bytes_down: int, bytes_up: int) -> Outcome:

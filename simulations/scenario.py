@@ -26,9 +26,7 @@ class DataChoice(Settings):
     path: Path | None = Field(
         None, description="a collection; looked for beside the scenario and in $FEDAUDIO_DATA"
     )
-    synthetic: Literal["words", "textures"] = Field(
-        "words", description="the corpus made where path is unset"
-    )
+    synthetic: Literal["words", "textures"] = Field("words", description="made where path is unset")
     voices: int = Field(26, ge=3, le=999, description="of a synthetic corpus")
     takes: int = Field(8, ge=1, le=99, description="of each voice and label of a synthetic corpus")
     labels: tuple[Label, ...] | None = Field(None, description="those to use; all if unset")
@@ -36,7 +34,7 @@ class DataChoice(Settings):
         "speaker", description="what is never both trained on and tested on"
     )
     unseen: int | tuple[str, ...] = Field(
-        4, description="speakers (groups, folds) to test on: how many, or names"
+        4, description="speakers (groups, folds) to test on: number or names"
     )
     validation: int | tuple[str, ...] = Field(
         0, description="speakers (groups, folds) the coordinator has clips of: for the gate and for choices"
@@ -58,14 +56,10 @@ class PopulationChoice(Settings):
     devices: int = Field(14, ge=1, le=1_000_000)
     partition: Literal["speaker", "iid", "dirichlet", "shared"] = Field(
         "speaker",
-        description="shared: each device has some clips of one speaker, and others may have them too",
+        description="shared: clips of one speaker, which other devices may have too",
     )
-    alpha: float = Field(
-        0.5, gt=0, le=1e6, description="of dirichlet: the smaller, the more a device differs"
-    )
-    clips: int | None = Field(
-        None, ge=1, le=100_000, description="most clips of a device; all it gets if unset"
-    )
+    alpha: float = Field(0.5, gt=0, le=1e6, description="of dirichlet: small alphas make devices differ")
+    clips: int | None = Field(None, ge=1, le=100_000, description="most clips of a device; all if unset")
     quantity_skew: float = Field(
         0.0, ge=0, le=5, description="sigma of the log-normal by which devices' shares of their clips differ"
     )
@@ -82,9 +76,7 @@ class BehaviourChoice(Settings):
     availability: float = Field(1.0, gt=0, le=1, description="share of rounds in which a device is online")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of answers that never come")
     speed_spread: float = Field(0.0, ge=0, le=5, description="sigma of the log-normal of devices' speeds")
-    seconds_per_clip: float = Field(
-        0.02, gt=0, le=100, description="a usual device's time to train on a clip"
-    )
+    seconds_per_clip: float = Field(0.02, gt=0, le=100, description="of a usual device, to train on a clip")
     bytes_per_second: float = Field(250_000, gt=0, description="of a usual device's connection, either way")
     stragglers: Share = Field(0.0, description="share of devices that are slower by straggler_factor")
     straggler_factor: float = Field(10.0, ge=1, le=1e4)
@@ -95,13 +87,9 @@ class AttackChoice(Settings):
 
     kind: AttackName = "none"
     share: float = Field(0.2, ge=0, lt=1, description="of the devices, those that attack")
-    strength: float | None = Field(
-        None, gt=0, le=1000, description="the attack's own number; its usual if unset"
-    )
+    strength: float | None = Field(None, gt=0, le=1000, description="the attack's own number")
     from_round: int = Field(1, ge=1, description="first round in which they attack")
-    target: Label | None = Field(
-        None, description="what a backdoor is to make of every clip; the first label"
-    )
+    target: Label | None = Field(None, description="of a backdoor; the first label if unset")
     trigger: Literal["chirp", "click"] = Field("chirp", description="sound of a backdoor")
     poisoned: Share = Field(0.5, description="share of an attacker's clips that carry it")
 

@@ -13,7 +13,7 @@ from common.errors import CoordinatorError
 from common.files import make_folder, write_atomic
 from common.protocol.plan import Privacy
 from common.protocol.release import load_release
-from common.results import Final, Initial, Listening, Results, RoundResult
+from common.results import DemoResults, Final, Initial, Listening, RoundResult
 from common.task import Task
 from common.training.metrics import Evaluation
 from fedaudio.demo.data import DemoData, prepare
@@ -57,7 +57,7 @@ class Outcome:
         bytes_up, bytes_down: payload of each device, as its link counted it: all rounds, and the releases.
     """
 
-    results: Results
+    results: DemoResults
     left_out: tuple[tuple[str, str], ...]
     bytes_up: tuple[int, ...]
     bytes_down: tuple[int, ...]
@@ -182,7 +182,7 @@ def _wait(fleet: DemoFleet, condition: Callable[[device_status.Status], bool]) -
 
 def _summary(
     config: DemoConfig, data: DemoData, scores: Scores, statuses: Sequence[device_status.Status]
-) -> Results:
+) -> DemoResults:
     listeners = [status["listener"] or {} for status in statuses]
     newest = scores.registry.model()
     privacy = None
@@ -192,7 +192,7 @@ def _summary(
     def total(key: str) -> int:
         return sum(int(listener.get(key) or 0) for listener in listeners)
 
-    return Results(
+    return DemoResults(
         config={
             "data": str(config.data) if isinstance(config.data, Path) else f"synthetic {config.data}",
             "rounds": config.rounds,
@@ -222,7 +222,7 @@ def _summary(
     )
 
 
-def _keep(results: Results, server: CoordinatorHome, version: int, out: Path) -> None:
+def _keep(results: DemoResults, server: CoordinatorHome, version: int, out: Path) -> None:
     make_folder(out)
     shutil.rmtree(out / "release", ignore_errors=True)
     export_release(release_folder(server.releases, version), server.trust, out / "release")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from common.results import Results
+from common.results import DemoResults
 from fedaudio.demo.run import Outcome
 
 
@@ -35,7 +35,7 @@ def print_summary(console: Console, outcome: Outcome) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _rounds(results: Results, devices: int) -> Table:
+def _rounds(results: DemoResults, devices: int) -> Table:
     table = Table("round", "model", "unseen acc.", "seconds", "overhead", "kB up", "kB down", "failed")
     for row in results.rounds:
         table.add_row(
