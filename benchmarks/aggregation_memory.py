@@ -22,23 +22,20 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.ingest import make, schema_for
+from benchmarks.ingest import SETTINGS, make, schema_for
 from common.protocol.answer import Answer, decode_answer
 from common.protocol.plan import parse_plan
 from common.security.envelope import open_envelope, parse_envelope
 from common.security.keys import KeyFolder
 from common.security.sealing import Suite
 from common.security.statement import SIGNATURE_BYTES
-from common.task import Task
 from fl_server.fleet import Kind, Reply
 from fl_server.intake import BareIntake, Intake, SealedIntake
 from fl_server.keyring import load_envelope, save_envelope
 from fl_server.registry import Registry
 from fl_server.rounds import Collected, Exchange, train_cohort
+from fl_server.rules.registry import make_rule
 from fl_server.senders import Senders
-from fl_server.settings import ServerSettings
-
-SETTINGS = ServerSettings(task=Task(labels=("a", "b")))
 
 WAYS = {
     "sealed": "sealed, folded in as they arrive",
@@ -111,7 +108,8 @@ def grow(way: str, folder: Path, values: int) -> float:
         kept = [answer.delta for answer in answers if isinstance(answer, Answer)]
         _ = {name: np.mean([update[name] for update in kept], axis=0) for name in schema}
     else:
-        train_cohort(devices, SETTINGS, exchange, collected, lambda report: None)
+        rule = make_rule(SETTINGS, schema, len(cohort))
+        train_cohort(devices, SETTINGS, exchange, collected, lambda report: None, rule)
         assert not collected.failures, collected.failures[:3]
     time.sleep(0.01)
     return (peak.highest - peak.start) / (4 * sum(int(np.prod(shape)) for shape in schema.values()))

@@ -40,11 +40,12 @@ from fl_server.intake import SealedIntake
 from fl_server.registry import Registry
 from fl_server.rounds import Collected, Exchange, make_plan, train_cohort
 from fl_server.rules.mean import ExactMean
+from fl_server.rules.registry import make_rule
 from fl_server.senders import Senders
-from fl_server.settings import ServerSettings
+from fl_server.settings import Aggregation, ServerSettings
 from fl_server.tables import Device
 
-SETTINGS = ServerSettings(task=Task(labels=("a", "b")))
+SETTINGS = ServerSettings(task=Task(labels=("a", "b")), aggregation=Aggregation(norm_clipping=None))
 TENSORS = 25
 """As many as the default model has."""
 
@@ -162,7 +163,8 @@ def time_round(made: Made, senders: Senders) -> float:
     intake = SealedIntake(senders, made.key, made.plan, made.order, made.schema)
     exchange = Exchange(made.plan, made.order, made.weights, made.schema, cohort, intake, senders.name)
     fleet, collected = Fleet(list(made.updates.values())), Collected()
-    train_cohort(fleet, SETTINGS, exchange, collected, lambda report: None)
+    rule = make_rule(SETTINGS, made.schema, len(cohort))
+    train_cohort(fleet, SETTINGS, exchange, collected, lambda report: None, rule)
     assert len(collected.parts) == len(cohort), collected.failures[:3]
     return fleet.seconds / len(cohort)
 
@@ -215,7 +217,7 @@ def time_steps(made: Made, senders: Senders) -> dict[str, float]:
         answer = decode_answer(payload, made.schema)
         assert isinstance(answer, Answer)
         laps.lap("decode, check every value, norm")
-        mean.fold(answer.row, 1, answer.norm)
+        mean.fold(answer.row, norm=answer.norm)
         laps.lap("fold into the exact sum")
         del arrived, envelope, payload, answer
     laps.seconds["open (HPKE)"] -= laps.seconds["signature (Ed25519)"]  # which is checked there once more

@@ -18,6 +18,7 @@ from fedaudio import model
 from fedaudio.demo.command import demo
 from fl_client import cli as client
 from fl_server import cli as server
+from simulations import cli as simulate
 
 app = typer.Typer(
     help="Devices learn one shared audio model without their audio leaving them.",
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
+app.add_typer(simulate.app, name="simulate")
 app.add_typer(model.app, name="model")
 app.command()(demo)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from common.protocol.release import Manifest
 
 app = typer.Typer(help="Released models, wherever they came from.", no_args_is_help=True)
-
-TRUST = "trust.fas"
 
 
 @app.callback()
@@ -74,6 +71,7 @@ def verify_folder(folder: Path, trust: Path | None = None, pin: str | None = Non
     from common.protocol.release import FILES, LARGEST_GRAPH, LARGEST_WEIGHTS, WEIGHTS
     from common.protocol.signed_release import read_part, verify_release
     from common.security.trust import LARGEST_TRUST, check_time, open_trust
+    from fl_server.releases import TRUST
 
     if trust is None and not is_there(folder / TRUST):
         raise ProtocolError(
@@ -102,17 +100,6 @@ def _folder_of(model: Path) -> Path:
     raise ProtocolError(
         "FA-3046", f"{model} is neither a {MANIFEST} nor a folder.", "Name the folder of a release."
     )
-
-
-def export_release(release: Path, trust: Path, out: Path) -> None:
-    """Copy a coordinator's release to the new folder `out`, with all that `verify_folder` needs.
-
-    Args:
-        release: folder of the version.
-        trust: the coordinator's keys/trust.fas.
-    """
-    shutil.copytree(release, out)
-    shutil.copyfile(trust, out / TRUST)
 
 
 def _root_inside(trust: bytes) -> str:

@@ -29,6 +29,23 @@ def make_client_app(handle: Handler) -> ClientApp:
     return app
 
 
+def make_virtual_client_app(handler_of: Callable[[int], Handler]) -> ClientApp:
+    """The same `ClientApp` for all devices of Flower's own simulation.
+
+    Args:
+        handler_of: what answers for the device with this number, that of its node's partition.
+    """
+    app = ClientApp()
+
+    def respond(message: Message, context: Context) -> Message:
+        device = make_client_app(handler_of(int(context.node_config["partition-id"])))
+        return device(message=message, context=context)
+
+    app.train()(respond)
+    app.evaluate()(respond)
+    return app
+
+
 def _read_order(content: RecordDict) -> tuple[bytes, bytes]:
     match content.get(PLAN), content.get(WEIGHTS):
         case ConfigRecord() as plan, ArrayRecord() as weights if PLAN_KEY in plan and BYTES_KEY in weights:

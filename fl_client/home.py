@@ -13,7 +13,7 @@ from fl_client.marks import CERTIFICATE, MARKS
 
 @dataclass(frozen=True)
 class DeviceHome:
-    """device.toml, policy.toml, identity/, clips/, models/, cache/ and its processes' own reports."""
+    """device.toml, policy.toml, identity/, clips/, models/, kept/, cache/ and its processes' own reports."""
 
     root: Path
 
@@ -63,6 +63,12 @@ class DeviceHome:
     @property
     def models(self) -> Path:
         return self.root / "models"
+
+    @property
+    def kept(self) -> Path:
+        """What the coordinator's algorithm leaves on the device, such as a head of its own; see
+        `fl_client.kept`."""
+        return self.root / "kept"
 
     @property
     def cache(self) -> Path:

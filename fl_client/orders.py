@@ -17,6 +17,7 @@ from common.protocol.tensors import decode_weights
 from common.task import Task
 from common.training.local import LocalTrainer
 from fl_client.home import DeviceHome
+from fl_client.kept import load_kept, save_kept
 from fl_client.ledger import Ledger, change_ledger
 from fl_client.policy import Policy, load_policy
 from fl_client.refusing import refuse
@@ -54,9 +55,13 @@ def answer_order(plan_data: bytes, weights_data: bytes, home: DeviceHome, device
             features,
             holdout_indices(clips, plan.holdout),
             device,
+            kept=load_kept(home.kept, plan.coordinator, algorithm.kept_schema(trainer.schema)),
             noise=load_background(home.clips, plan.task, background),
             before_spending=lambda cost: book(home, policy, cost),
         )
+        if plan.kind == "train":
+            # Before the answer exists: the coordinator must never know of more than the device remembers.
+            save_kept(home.kept, plan.coordinator, done.kept)
         return encode_answer(done.report, done.answer)
     except FedAudioError as error:
         log.warning("an order is refused: %s", error)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import io
+import logging
+import queue
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
 
 from common.protocol.answer import LARGEST_NOTE
 from common.protocol.wire import ANSWER, BYTES_KEY, PLAN, PLAN_KEY, WEIGHTS
 from common.security.envelope import LARGEST_OVERHEAD
 from fl_server.fleet import FleetLostError, Kind, Reply
 from fl_server.link import CoordinatorGrid
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+    from flwr.superlink.grid import InMemoryGrid
 
 REPORT_BYTES = LARGEST_NOTE + LARGEST_OVERHEAD + (16 << 10)
 """Room for all that a Flower message holds beside tensors as large as the weights."""
@@ -56,13 +65,7 @@ class GridFleet:
     def ask(
         self, order: bytes, kind: Kind, seconds: float, weights: bytes, nodes: Iterable[int]
     ) -> Iterator[Reply]:
-        content = RecordDict(
-            {
-                PLAN: ConfigRecord({PLAN_KEY: order}),
-                WEIGHTS: ArrayRecord({BYTES_KEY: Array(np.frombuffer(weights, np.uint8))}),
-            }
-        )
-        messages = [Message(content, dst_node_id=node, message_type=kind, ttl=seconds) for node in nodes]
+        messages = _messages(order, kind, seconds, weights, nodes)
         asked = {}
         for message in messages:
             asked[message.object_id] = message.metadata.dst_node_id
@@ -79,6 +82,122 @@ class GridFleet:
                     del reply
         except httpx.HTTPError as error:
             raise FleetLostError(str(error)) from error
+
+
+@contextmanager
+def hold_virtual_fleet(app: ClientApp, devices: int, workers: int) -> Iterator[VirtualFleet]:
+    """Be the server app of Flower's own simulation of `app` for as long as the context lasts.
+
+    Args:
+        app: answers for the virtual node that has its device's number as "partition-id".
+        workers: processes of Ray that run it.
+
+    Raises:
+        FleetLostError: the simulation does not start.
+    """
+    from flwr.simulation import run_simulation
+
+    grids: queue.Queue[Grid | None] = queue.Queue()
+    over, server = threading.Event(), ServerApp()
+
+    @server.main()
+    def _hand_over(grid: Grid, context: Context) -> None:
+        grids.put(grid)
+        over.wait()
+
+    def simulate() -> None:
+        try:
+            run_simulation(server, app, devices, backend_config=_ray_config(workers))
+        finally:
+            over.set()
+            grids.put(None)
+
+    flower = threading.Thread(target=simulate)
+    with _quiet():
+        flower.start()
+        try:
+            grid = grids.get()
+            if grid is None:
+                raise FleetLostError("Flower's simulation did not start")
+            yield VirtualFleet(cast("InMemoryGrid", grid), devices, over)
+        finally:
+            over.set()
+            flower.join()
+
+
+class VirtualFleet:
+    """A `Fleet` over Flower's own simulation. The nodes are the devices' numbers.
+
+    Args:
+        over: set when the simulation has ended.
+    """
+
+    def __init__(self, grid: InMemoryGrid, devices: int, over: threading.Event) -> None:
+        self._grid, self._over = grid, over
+        # Partitions are numbered in the order in which their nodes are made, and listed.
+        while len(nodes := grid.state.get_node_info()) < devices:
+            self._wait()
+        self._nodes = [node.node_id for node in nodes]
+
+    def online(self) -> dict[int, str]:
+        return dict.fromkeys(range(len(self._nodes)), "")
+
+    def ask(
+        self, order: bytes, kind: Kind, seconds: float, weights: bytes, nodes: Iterable[int]
+    ) -> Iterator[Reply]:
+        devices, deadline = list(nodes), time.monotonic() + seconds
+        messages = _messages(order, kind, seconds, weights, [self._nodes[device] for device in devices])
+        asked = dict(zip(self._grid.push_messages(messages), devices, strict=True))
+        while asked and time.monotonic() < deadline:
+            for message in self._grid.pull_messages(asked):
+                yield _read_reply(asked.pop(message.metadata.reply_to_message_id), message)
+            self._wait()
+
+    def _wait(self) -> None:
+        """Wait for a moment.
+
+        Raises:
+            FleetLostError: the simulation has ended.
+        """
+        if self._over.wait(_PULL_SECONDS):
+            raise FleetLostError("Flower's simulation has ended")
+
+
+def _ray_config(workers: int) -> dict[str, dict[str, Any]]:
+    return {
+        "init_args": {
+            "address": "local",
+            "num_cpus": workers,
+            "_node_ip_address": "127.0.0.1",
+            "logging_level": logging.ERROR,
+            "log_to_driver": False,
+        },
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Flower report nothing but errors."""
+    flower = logging.getLogger("flwr")
+    before = flower.level
+    flower.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        flower.setLevel(before)
+
+
+def _messages(
+    order: bytes, kind: Kind, seconds: float, weights: bytes, nodes: Iterable[int]
+) -> list[Message]:
+    content = RecordDict(
+        {
+            PLAN: ConfigRecord({PLAN_KEY: order}),
+            WEIGHTS: ArrayRecord({BYTES_KEY: Array(np.frombuffer(weights, np.uint8))}),
+        }
+    )
+    return [Message(content, dst_node_id=node, message_type=kind, ttl=seconds) for node in nodes]
 
 
 def _read_reply(node: int, message: Message) -> Reply:
@@ -111,3 +230,5 @@ def _bytes_of(array: Array) -> memoryview:
 
 
 _ARRAY_HEADER_BYTES = 128
+
+_PULL_SECONDS = 0.02

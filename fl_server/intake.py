@@ -37,6 +37,14 @@ class Received:
     digest: str
 
 
+class Known(Protocol):
+    """Whoever knows which devices there are."""
+
+    def active(self, device: str) -> Sender:
+        """As `Senders.active`."""
+        ...
+
+
 class Intake(Protocol):
     """Takes in the answers to one plan."""
 
@@ -151,7 +159,7 @@ class SealedIntake:
 class BareIntake:
     """Takes in answers as they are, neither sealed nor signed: for --insecure-loopback and simulations."""
 
-    def __init__(self, senders: Senders, plan: Plan, schema: Schema) -> None:
+    def __init__(self, senders: Known, plan: Plan, schema: Schema) -> None:
         self._senders, self._plan, self._schema = senders, plan, schema
         self._limit = _largest_payload(plan, schema)
         self._taken: dict[str, _Taken] = {}

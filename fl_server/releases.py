@@ -7,6 +7,7 @@ devices are given.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -17,6 +18,9 @@ from common.files import write_atomic
 from common.protocol.release import WEIGHTS, write_release
 
 POINTER = "current"
+
+TRUST = "trust.fas"
+"""The coordinator's trust statement, in a release that left it."""
 
 ALL = 100.0
 
@@ -87,3 +91,14 @@ def store_release(releases: Path, version: int, files: Mapping[str, bytes]) -> P
     folder = release_folder(releases, version)
     write_release(folder, files)
     return folder
+
+
+def export_release(release: Path, trust: Path, out: Path) -> None:
+    """Copy a coordinator's release to the new folder `out`, with all that `fedaudio model verify` needs.
+
+    Args:
+        release: folder of the version.
+        trust: the coordinator's keys/trust.fas.
+    """
+    shutil.copytree(release, out)
+    shutil.copyfile(trust, out / TRUST)

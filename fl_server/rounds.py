@@ -262,7 +262,7 @@ def _check_privacy(report: Report, settings: ServerSettings) -> None:
         return
     most = recipe.steps
     if most is None:
-        most = recipe.epochs * math.ceil(report.clips / recipe.batch_size)
+        most = recipe.passes * math.ceil(report.clips / recipe.batch_size)
     if (
         asked is None
         or spent is None

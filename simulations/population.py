@@ -6,13 +6,23 @@ file, which all workers share.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common.data.features import FeatureSet
 from common.results import Speakers
+from common.settings import Settings
 from common.task import Task
+from simulations.hearing import hear
+from simulations.recordings import Recordings, mapped
+
+RECORD = "world.json"
+"""The file of a world's folder that is no array; a folder without it is no world."""
 
 
 class Population(Protocol):
@@ -59,3 +69,91 @@ class World:
     unseen_names: tuple[str, ...] = field(repr=False)
     validation: FeatureSet | None = field(repr=False)
     speakers: Speakers
+
+
+class WorldRecord(Settings):
+    """What world.json holds: all that is not one number for each clip or device.
+
+    Args:
+        key: names what the world was made from.
+        devices: how many.
+        ids: of the devices, where they were given.
+        voices: names of speakers, which `speaker.npy` counts.
+        microphone_db, noise_snr_db, seed: how devices hear, see `simulations.hearing`.
+    """
+
+    key: str
+    task: Task
+    seed: int
+    devices: int
+    ids: tuple[str, ...] | None = None
+    microphone_db: float = 0.0
+    noise_snr_db: tuple[float, float] | None = None
+    voices: tuple[str, ...]
+    speakers: Speakers
+    unseen_names: tuple[str, ...]
+
+
+class StoredPopulation:
+    """The population in a world's folder.
+
+    Devices are two arrays: `clips.npy`, all their clips one device after the other, and `devices.npy`, where
+    in it each begins. `held.npy` and `speaker.npy` have a number for each clip, whoever has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.record = WorldRecord.model_validate_json((folder / RECORD).read_bytes())
+        features, noises = folder / "features.npy", folder / "noises.npy"
+        self.recordings = Recordings(
+            mapped(folder / "energies.npy"),
+            mapped(folder / "labels.npy"),
+            mapped(folder / "windows.npy"),
+            mapped(features) if features.exists() else None,
+        )
+        self._noises = mapped(noises) if noises.exists() else np.empty((0, 0, 0), np.float32)
+        self._clips, self._devices = mapped(folder / "clips.npy"), mapped(folder / "devices.npy")
+        self._held, self._speaker = mapped(folder / "held.npy"), mapped(folder / "speaker.npy")
+
+    def __len__(self) -> int:
+        return self.record.devices
+
+    def id(self, device: int) -> str:
+        if self.record.ids is not None:
+            return self.record.ids[device]
+        return hashlib.sha256(f"device {device}".encode()).hexdigest()[:32]
+
+    def name(self, device: int) -> str:
+        speakers = np.unique(self._speaker[self._clips_of(device)])
+        alone = len(speakers) == 1 and speakers[0] >= 0
+        return self.record.voices[speakers[0]] if alone else f"device-{device}"
+
+    def training_windows(self, device: int) -> int:
+        clips = self._clips_of(device)
+        return int(self.recordings.windows(clips[~self._held[clips]]).sum())
+
+    def data(self, device: int) -> FeatureSet:
+        heard, record = self.recordings.of(self._clips_of(device)), self.record
+        if record.noise_snr_db is None and not record.microphone_db:
+            return heard
+        energies = hear(
+            heard.energies,
+            device,
+            record.seed,
+            microphone_db=record.microphone_db,
+            noise_snr_db=record.noise_snr_db,
+            noises=self._noises,
+        )
+        return replace(heard, energies=energies)
+
+    def held_out(self, device: int) -> list[int]:
+        held: list[int] = np.flatnonzero(self._held[self._clips_of(device)]).tolist()
+        return held
+
+    def _clips_of(self, device: int) -> NDArray[np.int32]:
+        clips: NDArray[np.int32] = self._clips[self._devices[device] : self._devices[device + 1]]
+        return clips
+
+
+def open_population(folder: Path) -> StoredPopulation:
+    """The population of the world in `folder`. Its arrays are mapped, so all processes share one copy."""
+    return StoredPopulation(folder)

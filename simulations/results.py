@@ -64,11 +64,15 @@ class TimeSpent(Settings):
         testing: on the unseen, on validation clips and on devices' own.
     """
 
-    preparing: float
-    training: float
-    idle: float
-    coordinating: float
-    testing: float
+    preparing: float = 0.0
+    training: float = 0.0
+    idle: float = 0.0
+    coordinating: float = 0.0
+    testing: float = 0.0
+
+    def __add__(self, other: TimeSpent) -> TimeSpent:
+        ours, others = self.model_dump(), other.model_dump()
+        return TimeSpent(**{name: ours[name] + others[name] for name in ours})
 
 
 class SimulationResults(Results):

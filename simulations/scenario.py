@@ -19,6 +19,8 @@ AttackName = Literal[
     "none", "sign-flip", "gaussian", "zero", "stale", "label-flip", "alie", "ipm", "backdoor", "sybils"
 ]
 
+TriggerName = Literal["chirp", "click"]
+
 
 class DataChoice(Settings):
     """The clips, and which of them nobody trains on."""
@@ -33,10 +35,10 @@ class DataChoice(Settings):
     split: Literal["speaker", "group", "fold"] = Field(
         "speaker", description="what is never both trained on and tested on"
     )
-    unseen: int | tuple[str, ...] = Field(
+    unseen: Annotated[int, Field(ge=1)] | tuple[str, ...] = Field(
         4, description="speakers (groups, folds) to test on: number or names"
     )
-    validation: int | tuple[str, ...] = Field(
+    validation: Annotated[int, Field(ge=0)] | tuple[str, ...] = Field(
         0, description="speakers (groups, folds) the coordinator has clips of: for the gate and for choices"
     )
 
@@ -90,7 +92,7 @@ class AttackChoice(Settings):
     strength: float | None = Field(None, gt=0, le=1000, description="the attack's own number")
     from_round: int = Field(1, ge=1, description="first round in which they attack")
     target: Label | None = Field(None, description="of a backdoor; the first label if unset")
-    trigger: Literal["chirp", "click"] = Field("chirp", description="sound of a backdoor")
+    trigger: TriggerName = Field("chirp", description="sound of a backdoor")
     poisoned: Share = Field(0.5, description="share of an attacker's clips that carry it")
 
 

@@ -64,6 +64,11 @@ class Algorithm:
         """Shapes of the tensors of an answer."""
         return schema
 
+    def kept_schema(self, schema: Schema) -> Schema:
+        """Shapes of the tensors that a device keeps. Those under a parameter's name are the device's own
+        version of it, with which it listens too; all others need names that no parameter has."""
+        return {}
+
     def start(self, order: Weights, kept: Weights) -> Weights:
         """The model's weights on a device, before it trains or is tried there."""
         return order

@@ -1,4 +1,4 @@
-"""Sharing clips out to virtual devices: every clip on exactly one, none without clips."""
+"""Sharing clips out to virtual devices: none has none and, but for `shared`, every clip is on exactly one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,7 @@ def by_speaker(clips: Clips, devices: int, rng: np.random.Generator) -> list[Cli
     Raises:
         DataError: FA-2010 more devices than speakers, FA-2011 a clip of which neither is known.
     """
-    for clip in clips:
-        if clip.speaker is None and clip.group is None:
-            raise DataError(
-                "FA-2011",
-                f"Neither speaker nor recording of {clip.path} is known.",
-                "Name a speaker for each clip, or share the clips out in another way.",
-            )
-    sets = together(clips)
+    sets = _speakers(clips)
     _check_count(devices, len(sets), "speakers or recordings")
     shuffled = [sets[index] for index in rng.permutation(len(sets))]
     shares: list[list[int]] = [[] for _ in range(devices)]
@@ -78,6 +71,49 @@ def iid(clips: Clips, devices: int, rng: np.random.Generator) -> list[Clips]:
     """
     _check_count(devices, len(clips), "clips")
     return _select(clips, [part.tolist() for part in np.array_split(rng.permutation(len(clips)), devices)])
+
+
+def shared(clips: Clips, devices: int, rng: np.random.Generator) -> list[Clips]:
+    """Give each device all clips of one speaker (recording, where no speaker is known), who may be on many.
+
+    Speakers come in a random order, again and again, so they are on equally many devices (by one). For
+    thousands of devices over few voices; `thinned` makes devices of one speaker differ.
+
+    Raises:
+        DataError: FA-2011, a clip of which neither is known.
+    """
+    sets = _speakers(clips)
+    shares = _select(clips, [sets[index] for index in rng.permutation(len(sets))])
+    return [shares[device % len(shares)] for device in range(devices)]
+
+
+def thinned(shares: Sequence[Clips], most: int | None, skew: float, rng: np.random.Generator) -> list[Clips]:
+    """Take clips from devices at random, until none has more than `most` and their numbers differ by `skew`.
+
+    A device keeps the part exp(-skew |z|), z standard normal, of what it may have, and one clip at least:
+    a log-normal that is folded at 1, so that nobody needs more clips than there are.
+
+    Args:
+        most: clips of a device; None for any number.
+        skew: sigma of the log-normal, 0 or more.
+    """
+    kept = []
+    for share, part in zip(shares, np.exp(-skew * np.abs(rng.standard_normal(len(shares)))), strict=True):
+        size = len(share) if most is None else min(most, len(share))
+        size = max(1, round(size * part))
+        kept.append(share.select(sorted(rng.permutation(len(share))[:size].tolist())))
+    return kept
+
+
+def _speakers(clips: Clips) -> list[list[int]]:
+    for clip in clips:
+        if clip.speaker is None and clip.group is None:
+            raise DataError(
+                "FA-2011",
+                f"Neither speaker nor recording of {clip.path} is known.",
+                "Name a speaker for each clip, or share the clips out in another way.",
+            )
+    return together(clips)
 
 
 def _check_count(devices: int, available: int, what: str) -> None:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 State: TypeAlias = tuple[Tensor, ...]
 """What a streaming model remembers of the frames it has seen; each tensor (B, channels, frames)."""
 
+HEAD = "classify."
+"""What the names of the head's parameters begin with, in every architecture: the layer that gives logits."""
+
 
 class AcousticModel(nn.Module):
     """A model that names what is heard in a window of features.

@@ -18,7 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from common.privacy.secure_random import SecureRandom
 
 Gradient: TypeAlias = dict[str, Tensor]
-"""One tensor for each parameter, by name."""
+"""One tensor for each parameter that requires a gradient, by name."""
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(logits (B, labels), labels (B,)) -> loss of each (B,)."""
@@ -35,10 +35,10 @@ def clipped_sum(
     """Sum over the samples (B, T, F) of each one's gradient, scaled down to `clipping_norm`, and of their
     losses.
 
-    The norm is over all parameters together. A gradient that is not finite counts as zero: to stop instead
-    would tell of the clip that caused it.
+    The norm is over all parameters together that require a gradient; the others get none. A gradient that is
+    not finite counts as zero: to stop instead would tell of the clip that caused it.
     """
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
 
     def loss_of_one(weights: Gradient, sample: Tensor, label: Tensor) -> Tensor:
         return loss(functional_call(model, weights, (sample.unsqueeze(0),)), label.unsqueeze(0)).squeeze(0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.errors import ProtocolError
 from common.security.canonical import canonical, read_canonical
@@ -52,11 +52,28 @@ class Recipe(Settings):
     epochs: int = Field(2, ge=1, le=1000, description="passes over the clips, unless `steps` is given")
     steps: int | None = Field(None, ge=0, le=100_000, description="optimiser steps instead of epochs")
     proximal: float = Field(0.01, ge=0, le=100, description="mu of fedprox (Li et al. 2020)")
-    head_epochs: int = Field(1, ge=1, le=1000, description="of fedrep: passes that train the head alone")
+    head_epochs: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="of fedrep: passes that train the head alone, before `epochs` that train the rest; "
+        "`steps` are shared out in the same proportion",
+    )
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     gradient_clip: float | None = Field(5.0, gt=0, le=1e9, description="largest gradient norm")
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty on the weights")
     augmentation: Augmentation = Augmentation()
+
+    @property
+    def passes(self) -> int:
+        """Passes over the clips in all, unless `steps` is given."""
+        return self.epochs + (self.head_epochs if self.algorithm == "fedrep" else 0)
+
+    @model_validator(mode="after")
+    def _suits_its_algorithm(self) -> Self:
+        if self.algorithm == "scaffold" and (self.optimizer != "sgd" or self.momentum):
+            raise ValueError("scaffold needs optimizer = 'sgd' with momentum = 0")
+        return self
 
 
 class Privacy(Settings):

@@ -27,7 +27,8 @@ class GradientSource(Protocol):
     steps_per_epoch: int
 
     def next_step(self) -> float:
-        """Give every parameter its gradient for one step and return the mean loss of the step's clips."""
+        """Give every parameter that requires one its gradient for one step, and return the mean loss of the
+        step's clips."""
 
     def spent(self, steps: int) -> PrivacySpent | None:
         """What `steps` steps cost, of a private source."""
@@ -97,7 +98,8 @@ class PrivateGradients:
     def next_step(self) -> float:
         """As `GradientSource`. The loss is exact, hence not private: it must not leave the device."""
         clips = poisson_sample(len(self._windows_of_clips), self._sampling_rate, self._random)
-        total: Gradient = {name: torch.zeros_like(value) for name, value in self._model.named_parameters()}
+        trained = {name: value for name, value in self._model.named_parameters() if value.requires_grad}
+        total: Gradient = {name: torch.zeros_like(value) for name, value in trained.items()}
         loss = 0.0
         for start in range(0, len(clips), self._size):
             features, labels = self._one_window_each(clips[start : start + self._size])
@@ -110,7 +112,7 @@ class PrivateGradients:
         noised = add_noise(total, deviation, self._random)
         # Divided by the expected number of clips: the actual one is as private as the clips.
         expected = self._sampling_rate * len(self._windows_of_clips)
-        for name, value in self._model.named_parameters():
+        for name, value in trained.items():
             value.grad = noised[name] / expected
         return loss / max(1, len(clips))
 

@@ -80,7 +80,7 @@ class LocalTrainer:
         Args:
             data: all clips of the device.
             held_out: indices of clips (`data.clip_index`) to evaluate on and never to train on.
-            kept: of the device's last training by the same algorithm.
+            kept: by the device in its last training, of the algorithm's `kept_schema`; empty if nothing was.
             noise: recorded background noise for augmentation; synthetic noise if there is none, and in a
                 private training, for one recording would be in the gradients of many clips.
             before_spending: told what a private training will cost, before its first step; it may raise.
@@ -94,7 +94,8 @@ class LocalTrainer:
         begin = time.monotonic()
         algorithm, kept = ALGORITHMS[plan.recipe.algorithm], kept or {}
         model = self._model
-        set_weights(model, algorithm.start(order, kept))
+        # An algorithm may have frozen some parameters in an earlier training, which may have failed.
+        set_weights(model.requires_grad_(True), algorithm.start(order, kept))
         held = np.isin(data.clip_index, list(held_out))
         report = partial(
             Report,

@@ -26,12 +26,14 @@ class Evaluation:
         correct: how many were named rightly.
         loss: mean cross-entropy, 0 without clips.
         confusion: clips by true label (row) and label given (column), (labels, labels) int64.
+        given: label given to each clip, in the order of their `clip_index`, (clips,) int64.
     """
 
     clips: int
     correct: int
     loss: float
     confusion: npt.NDArray[np.int64]
+    given: npt.NDArray[np.int64]
 
     @property
     def accuracy(self) -> float:
@@ -53,13 +55,13 @@ def evaluate(model: AcousticModel, front_end: BatchFrontEnd, data: FeatureSet) -
     sums = np.zeros((len(first), scores.shape[1]))
     np.add.at(sums, clip, scores)
     means = sums / np.bincount(clip, minlength=len(first))[:, None]
-    guess = means.argmax(axis=1)
+    given = means.argmax(axis=1)
     confusion = np.zeros((scores.shape[1],) * 2, np.int64)
-    np.add.at(confusion, (truth, guess), 1)
+    np.add.at(confusion, (truth, given), 1)
     loss = -means[np.arange(len(first)), truth].sum() / max(1, len(first))
     if not np.isfinite(loss):
         raise diverged("The model's scores are infinite or not numbers.")
-    return Evaluation(len(first), int(np.trace(confusion)), float(loss), confusion)
+    return Evaluation(len(first), int(np.trace(confusion)), float(loss), confusion, given)
 
 
 @torch.no_grad()

@@ -83,7 +83,7 @@ def train(
         if privacy is None
         else PrivateGradients(model, examples, recipe, privacy, test_random or SecureRandom())
     )
-    steps = recipe.epochs * source.steps_per_epoch if recipe.steps is None else recipe.steps
+    steps = recipe.passes * source.steps_per_epoch if recipe.steps is None else recipe.steps
     if steps == 0:
         logger.info("the recipe asks for no steps; the weights stay as they are")
     spent = source.spent(steps)

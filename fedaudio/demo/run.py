@@ -18,12 +18,11 @@ from common.task import Task
 from common.training.metrics import Evaluation
 from fedaudio.demo.data import DemoData, prepare
 from fedaudio.demo.processes import DemoFleet
-from fedaudio.model import export_release
 from fl_client import status as device_status
 from fl_client.home import DeviceHome
 from fl_server.home import CoordinatorHome
 from fl_server.registry import Registry
-from fl_server.releases import release_folder
+from fl_server.releases import export_release, release_folder
 from fl_server.settings import RoundSettings, ServerSettings
 from fl_server.validation import Validation
 

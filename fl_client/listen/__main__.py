@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from common.errors import FedAudioError
 from common.files import make_folder
 from common.log import configure_logging
 from fl_client.home import DeviceHome
+from fl_client.kept import personal
 from fl_client.listen.listener import run_listener
 from fl_client.listen.sources import open_source
 from fl_client.listen.trigger import Event
@@ -45,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             EventLog(home.events),
             status_path=None if options.no_status else home.listener_status,
             stop=stop,
+            personal=partial(personal, folder=home.kept),
         )
     except FedAudioError as error:
         sys.stderr.write(f"{error.code}: {error.happened}\n{error.remedy}\n")

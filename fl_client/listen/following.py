@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from typing import TypeAlias
 
 from common.errors import FedAudioError
+from common.protocol.release import Release
 from fl_client.listen.recognizer import Recognizer
 from fl_client.store import ModelStore, Stamp
 
@@ -13,8 +16,13 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 
+Personal: TypeAlias = Callable[[Release], Release]
+"""Puts the device's own parameters into a release; asked each time a release is put to work."""
 
-def first_recognizer(store: ModelStore, stop: threading.Event) -> tuple[Recognizer, Stamp | None] | None:
+
+def first_recognizer(
+    store: ModelStore, personal: Personal, stop: threading.Event
+) -> tuple[Recognizer, Stamp | None] | None:
     """Wait for a release that can be run; the newest such one, and the state of the store it was found in.
 
     Returns:
@@ -27,7 +35,7 @@ def first_recognizer(store: ModelStore, stop: threading.Event) -> tuple[Recogniz
             seen = stamp
             for release in store.newest_first():
                 try:
-                    recognizer = Recognizer(release)
+                    recognizer = Recognizer(personal(release))
                 except FedAudioError as error:
                     log.warning("%s %s", error.happened, error.remedy)
                 else:
@@ -37,7 +45,9 @@ def first_recognizer(store: ModelStore, stop: threading.Event) -> tuple[Recogniz
     return None
 
 
-def follow(store: ModelStore, recognizer: Recognizer, seen: Stamp | None, stop: threading.Event) -> None:
+def follow(
+    store: ModelStore, personal: Personal, recognizer: Recognizer, seen: Stamp | None, stop: threading.Event
+) -> None:
     """Swap every release installed from now on into `recognizer`; one that cannot be used is logged, once.
 
     Runs until `stop` is set.
@@ -51,7 +61,7 @@ def follow(store: ModelStore, recognizer: Recognizer, seen: Stamp | None, stop: 
         if release is None or release.version == recognizer.version:
             continue
         try:
-            recognizer.swap(release)
+            recognizer.swap(personal(release))
         except FedAudioError as error:
             log.warning("version %d stays: %s", recognizer.version, error.happened)
         else:

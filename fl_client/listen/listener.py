@@ -15,7 +15,7 @@ import psutil
 
 from common.files import StorageError, write_atomic
 from fl_client.listen.counters import Counters
-from fl_client.listen.following import first_recognizer, follow
+from fl_client.listen.following import Personal, first_recognizer, follow
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.sources import Source
 from fl_client.listen.trigger import Event
@@ -33,6 +33,7 @@ def run_listener(
     *,
     status_path: Path | None,
     stop: threading.Event,
+    personal: Personal = lambda release: release,
 ) -> Counters:
     """Listen with the newest release of `store`, following it, until the sound ends or `stop` is set.
 
@@ -42,18 +43,20 @@ def run_listener(
         sink: called with each event in the thread that listens, which it must not hold up.
         status_path: rewritten every second with a JSON object: version, seconds (of stream), rtf (processor
             time per second of stream), rss_mb and the fields of `Counters`.
+        personal: puts the device's own parameters into each release before it is put to work; what changes
+            in them is heard with the next release.
 
     Raises:
         AudioError, DeviceError: the source cannot be opened.
     """
-    found = first_recognizer(store, stop)
+    found = first_recognizer(store, personal, stop)
     if found is None:
         return Counters()
     recognizer, seen = found
     done = threading.Event()
     with source, ThreadPoolExecutor(2, "listener") as threads:
         try:
-            helpers = [threads.submit(follow, store, recognizer, seen, done)]
+            helpers = [threads.submit(follow, store, personal, recognizer, seen, done)]
             if status_path is not None:
                 helpers.append(threads.submit(_report, recognizer, status_path, done))
             _hear(recognizer, source, sink, stop, helpers)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
+from common.errors import ConfigError
 from common.protocol.tensors import Row, Schema
+from fl_server.rules.centred_clipping import centred_clipping
+from fl_server.rules.geometric_median import geometric_median
+from fl_server.rules.geometry import plain_mean
+from fl_server.rules.kept import Kept
+from fl_server.rules.krum import krum, multi_krum
 from fl_server.rules.mean import ExactMean
-from fl_server.rules.rule import Rule
-from fl_server.settings import ServerSettings
+from fl_server.rules.median import median
+from fl_server.rules.mixing import mix
+from fl_server.rules.norm_clipping import clip_norms
+from fl_server.rules.rule import Rows, Rule
+from fl_server.rules.trimmed_mean import trimmed_mean
+from fl_server.rules.trust import trust
+from fl_server.settings import Aggregation, RuleName, ServerSettings
 
 
 def make_rule(
@@ -17,7 +29,7 @@ def make_rule(
     norms: Sequence[float] = (),
     reference: Callable[[], Row] | None = None,
 ) -> Rule:
-    """The rule for one round.
+    """The rule for one round: updates are clipped, then mixed, then made one.
 
     Args:
         schema: of an answer.
@@ -26,9 +38,82 @@ def make_rule(
         reference: trains on the coordinator's own clips and gives that update, for the rule "trust".
 
     Raises:
-        ConfigError: FA-6040, the rule needs more devices or clips than there are.
+        ConfigError: FA-6040 the rule needs more devices than are asked, FA-6041 it needs clips of the
+            coordinator's own.
     """
-    largest_weight = settings.rounds.max_clips if settings.rounds.weighting == "clips" else 1
-    # A little more than the norms allow, for they are computed in single precision.
-    bound = 1.001 * largest_weight * cohort * settings.rounds.max_update_norm
-    return ExactMean(schema, max(1.0, bound))
+    aggregation = settings.aggregation
+    rule: Rule
+    if aggregation.rule == "mean" and not aggregation.mixing:
+        largest_weight = settings.rounds.max_clips if settings.rounds.weighting == "clips" else 1
+        # A little more than the norms allow, for they are computed in single precision.
+        bound = 1.001 * largest_weight * cohort * settings.rounds.max_update_norm
+        rule = ExactMean(schema, max(1.0, bound))
+    else:
+        rule = _make_kept(aggregation, schema, cohort, reference)
+    factor = aggregation.norm_clipping
+    return rule if factor is None else clip_norms(rule, factor, norms)
+
+
+def attackers_among(devices: int, share: float) -> int:
+    """How many of `devices` a rule must withstand: their share, rounded up.
+
+    It is a share of those that are asked, not of those that answer: attackers do not stay away.
+    """
+    return math.ceil(round(share * devices, 9))
+
+
+def _make_kept(
+    aggregation: Aggregation, schema: Schema, cohort: int, reference: Callable[[], Row] | None
+) -> Kept:
+    attackers = attackers_among(cohort, aggregation.attackers)
+    fewest = _fewest(aggregation, attackers)
+    if fewest > cohort:
+        raise ConfigError(
+            "FA-6040",
+            f"The rule {aggregation.rule} needs {fewest} devices where {attackers} may be attackers, "
+            f"and {cohort} were to be asked.",
+            "Raise rounds.min_devices and rounds.cohort, or lower aggregation.attackers.",
+        )
+    combine = _combination(aggregation, attackers, reference)
+    if not aggregation.mixing:
+        return Kept(schema, cohort, combine, fewest)
+    return Kept(schema, cohort, lambda rows: combine(mix(rows, attackers)), fewest)
+
+
+def _fewest(aggregation: Aggregation, attackers: int) -> int:
+    """Updates from which on the rule withstands so many attackers among them."""
+    match aggregation.rule:
+        case "krum" | "multi-krum":
+            return 2 * attackers + 3
+        case "trust" if not aggregation.mixing:
+            return 1
+        case _:
+            return 2 * attackers + 1
+
+
+def _combination(
+    aggregation: Aggregation, attackers: int, reference: Callable[[], Row] | None
+) -> Callable[[Rows], Row]:
+    """What makes one update of those of a round."""
+    if aggregation.rule != "trust":
+        combine = _COMBINATIONS[aggregation.rule]
+        return lambda rows: combine(rows, attackers)
+    if reference is None:
+        raise ConfigError(
+            "FA-6041",
+            "The rule trust learns from clips of the coordinator's own, and there are none.",
+            "Set `validation` to a folder of labelled clips, or choose another rule.",
+        )
+    trained = reference
+    return lambda rows: trust(rows, trained())
+
+
+_COMBINATIONS: Mapping[RuleName, Callable[[Rows, int], Row]] = {
+    "mean": lambda rows, attackers: plain_mean(rows),
+    "median": lambda rows, attackers: median(rows),
+    "trimmed-mean": trimmed_mean,
+    "krum": krum,
+    "multi-krum": multi_krum,
+    "geometric-median": lambda rows, attackers: geometric_median(rows),
+    "centred-clipping": lambda rows, attackers: centred_clipping(rows),
+}

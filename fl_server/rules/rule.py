@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from common.protocol.tensors import Row, Weights
+
+Rows: TypeAlias = NDArray[np.float32]
+"""Updates of a round, one a row, (devices, values)."""
 
 
 class Rule(Protocol):
@@ -13,8 +19,10 @@ class Rule(Protocol):
     Its result depends on which updates were folded in and not on the order in which they came.
     """
 
-    count: int
-    """Updates folded in."""
+    @property
+    def count(self) -> int:
+        """Updates folded in."""
+        ...
 
     def fold(self, row: Row, weight: int, *, device: str, norm: float) -> None:
         """Take an update in.
@@ -35,5 +43,6 @@ class Rule(Protocol):
 
         Raises:
             ZeroDivisionError: nothing was folded in, or nothing with a weight.
+            CoordinatorError: FA-5114 too few updates for the rule, FA-5115 none that "trust" would trust.
         """
         ...

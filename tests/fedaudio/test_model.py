@@ -16,7 +16,8 @@ from common.errors import ProtocolError
 from common.protocol.release import FILES, GRAPH, MANIFEST, SIGNATURE, WEIGHTS
 from common.protocol.tensors import encode_weights
 from common.security.statement import raw_public, sign_statement
-from fedaudio.model import TRUST, export_release, verify_folder
+from fedaudio.model import verify_folder
+from fl_server.releases import TRUST, export_release
 from tests.fl_client.made_identity import Authority, of_version_7
 from tests.made_manifests import make_manifest, sealed, signed, small_weights
 from tests.processes import run_cli

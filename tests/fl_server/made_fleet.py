@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from common.files import sha256
 from common.protocol.answer import Report, encode_answer
 from common.protocol.plan import Plan, parse_plan, sign_plan
-from common.protocol.tensors import Weights, encode_weights
+from common.protocol.tensors import Schema, Weights, encode_weights
 from common.security.canonical import canonical
 from common.security.certificates import device_id
 from common.security.envelope import Binding, seal
@@ -26,10 +26,10 @@ from fl_server.intake import BareIntake, SealedIntake
 from fl_server.registry import Registry
 from fl_server.rounds import Exchange, make_plan
 from fl_server.senders import Senders
-from fl_server.settings import ServerSettings
+from fl_server.settings import Aggregation, ServerSettings
 from fl_server.tables import Device
 
-SCHEMA = {"layer": (4, 3), "bias": (3,)}
+SCHEMA: Schema = {"layer": (4, 3), "bias": (3,)}
 WEIGHTS = {name: np.zeros(shape, np.float32) for name, shape in SCHEMA.items()}
 DATA = encode_weights(WEIGHTS)
 RUN = "0123456789abcdef"
@@ -174,6 +174,7 @@ class MadeCoordinator:
         kind: Kind = "train",
         number: int = 7,
         weights: bytes = DATA,
+        schema: Schema = SCHEMA,
         **changes: object,
     ) -> Exchange:
         """A plan for `cohort`, signed if answers are to be sealed; `changes` are to the plan."""
@@ -189,11 +190,11 @@ class MadeCoordinator:
             recipient=key.public.id.hex(),
         ).model_copy(update=changes)
         if self.suite is None:
-            bare = BareIntake(self.senders, plan, SCHEMA)
-            return Exchange(plan, canonical(plan), weights, SCHEMA, cohort, bare, self.senders.name)
+            bare = BareIntake(self.senders, plan, schema)
+            return Exchange(plan, canonical(plan), weights, schema, cohort, bare, self.senders.name)
         order = sign_plan(plan, PLAN_KEY)
-        intake = SealedIntake(self.senders, key, plan, order, SCHEMA)
-        return Exchange(plan, order, weights, SCHEMA, cohort, intake, self.senders.name)
+        intake = SealedIntake(self.senders, key, plan, order, schema)
+        return Exchange(plan, order, weights, schema, cohort, intake, self.senders.name)
 
     def close(self) -> None:
         self.senders.close()
@@ -236,7 +237,9 @@ def rewrite(payload: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def make_settings(**changes: object) -> ServerSettings:
-    return ServerSettings.model_validate({"task": Task(labels=("yes", "no"))} | changes)
+    """Settings whose aggregate is the mean of the updates as they are."""
+    bare = {"task": Task(labels=("yes", "no")), "aggregation": Aggregation(norm_clipping=None)}
+    return ServerSettings.model_validate(bare | changes)
 
 
 def make_delta(seed: int, scale: float = 0.1) -> Weights:

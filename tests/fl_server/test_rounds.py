@@ -17,7 +17,8 @@ from common.protocol.plan import Plan, Privacy
 from common.protocol.release import Metrics
 from common.protocol.tensors import Weights
 from common.security.sealing import Suite
-from fl_server.rounds import Collected, Failure, draw_cohort, evaluate_cohort, train_cohort
+from fl_server.rounds import Collected, Exchange, Failure, draw_cohort, evaluate_cohort, train_cohort
+from fl_server.rules.registry import make_rule
 from fl_server.settings import ServerSettings
 from tests.fl_server.made_fleet import (
     DATA,
@@ -92,12 +93,23 @@ class House:
         fleet, collected = self.fleet(devices, order), Collected()
         self.coordinator.settings = settings
         exchange = self.coordinator.exchange(fleet.online())
-        mean = train_cohort(fleet, settings, exchange, collected, booked.append)
+        mean = train(fleet, settings, exchange, collected, booked.append)
         return mean, collected, fleet
 
     def fleet(self, devices: dict[str, Behaviour], order: Sequence[int] | None = None) -> MemoryFleet:
         ids = {node: self[name].id if self.sealed else "" for node, name in enumerate(devices)}
         return MemoryFleet(dict(enumerate(devices.values())), ids, order)
+
+
+def train(
+    fleet: MemoryFleet,
+    settings: ServerSettings,
+    exchange: Exchange,
+    collected: Collected,
+    book: Callable[[Report], None] = lambda report: None,
+) -> Weights:
+    rule = make_rule(settings, exchange.schema, len(exchange.cohort))
+    return train_cohort(fleet, settings, exchange, collected, book, rule)
 
 
 def claims(device: MadeDevice, plan: Plan) -> bytes:
@@ -241,7 +253,7 @@ def test_the_same_answer_again_is_neither_counted_twice_nor_a_failure(house: Hou
     fleet.ids = {0: id_, 1: id_, 2: house["second"].id if house.sealed else ""}
     settings, collected = make_settings(), Collected()
     exchange = house.coordinator.exchange(fleet.online())
-    mean = train_cohort(fleet, settings, exchange, collected, lambda report: None)
+    mean = train(fleet, settings, exchange, collected)
     assert_mean(mean, [1, 2])
     assert collected.failures == []
     assert len(collected.parts) == 2
@@ -251,7 +263,7 @@ def test_who_was_not_asked_is_not_heard(house: House) -> None:
     fleet = house.fleet({"first": house.good("first", 1), "second": house.good("second", 2)}, [0, 1])
     collected = Collected()
     exchange = house.coordinator.exchange({0: fleet.online()[0]})
-    mean = train_cohort(fleet, make_settings(), exchange, collected, lambda report: None)
+    mean = train(fleet, make_settings(), exchange, collected)
     assert_mean(mean, [1])
     assert collected.failures == []
 
@@ -303,7 +315,7 @@ def test_too_few_valid_updates_make_the_round_void(
     house.coordinator.settings = settings
     exchange = house.coordinator.exchange(fleet.online())
     with pytest.raises(CoordinatorError, match="FA-5004") as caught:
-        train_cohort(fleet, settings, exchange, collected, lambda report: None)
+        train(fleet, settings, exchange, collected)
     assert "Round 7" in caught.value.happened
     if collected.failures:
         assert collected.failures[0].reason in caught.value.happened
@@ -451,6 +463,6 @@ def test_late_devices_are_named(house: House) -> None:
     fleet.ids = {1_234_567: fleet.ids[0], 2: fleet.ids[1]}
     collected = Collected()
     exchange = house.coordinator.exchange(fleet.online())
-    train_cohort(fleet, make_settings(), exchange, collected, lambda report: None)
+    train(fleet, make_settings(), exchange, collected)
     who, device = ("first", house["first"].id) if house.sealed else ("node 4567", "")
     assert collected.failures == [Failure(who, "FA-5005", "no answer within 600 s", device)]

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom, kstest
 
 from common.data.clips import Clip, Clips
-from common.data.partitions import by_dirichlet, by_speaker, iid
+from common.data.partitions import by_dirichlet, by_speaker, iid, shared, thinned
 from common.data.splits import hold_out
 from common.errors import DataError
 
@@ -88,6 +89,54 @@ def test_a_small_alpha_gives_few_labels_and_a_large_one_the_overall_mix() -> Non
     assert shares[-1] < 0.22
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 40), st.integers(0, 2**32))
+def test_shared_devices_have_all_of_one_speaker_and_speakers_equally_many_devices(
+    counts: list[int], devices: int, seed: int
+) -> None:
+    parts = shared(spoken(counts), devices, np.random.default_rng(seed))
+    assert len(parts) == devices
+    owners = Counter(part.speakers for part in parts)
+    assert all(len(part) == counts[int(part.speakers[0][1:])] for part in parts)
+    assert all(len(speakers) == 1 for speakers in owners)
+    assert len(owners) == min(devices, len(counts))
+    assert max(owners.values()) - min(owners.values()) <= 1
+    assert parts == shared(spoken(counts), devices, np.random.default_rng(seed))
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    st.none() | st.integers(1, 40),
+    st.floats(0, 5),
+    st.integers(0, 2**32),
+)
+def test_thinned_devices_keep_some_of_their_own_clips_in_order(
+    counts: list[int], most: int | None, skew: float, seed: int
+) -> None:
+    shares = by_speaker(spoken(counts), len(counts), np.random.default_rng(seed))
+    parts = thinned(shares, most, skew, np.random.default_rng(seed))
+    for part, share in zip(parts, shares, strict=True):
+        assert 1 <= len(part) <= min(most or len(share), len(share))
+        assert part == share.filter(lambda clip, part=part: clip in set(part))
+    if skew == 0:
+        assert [len(part) for part in parts] == [min(most or len(share), len(share)) for share in shares]
+    assert parts == thinned(shares, most, skew, np.random.default_rng(seed))
+
+
+def test_what_is_taken_away_is_drawn_and_not_the_end() -> None:
+    shares = [spoken([40])] * 200
+    kept = Counter(clip for part in thinned(shares, 10, 0.0, np.random.default_rng(0)) for clip in part)
+    low, high = binom.ppf([1e-7, 1 - 1e-7], 200, 10 / 40)
+    assert len(kept) == 40
+    assert all(low <= count <= high for count in kept.values())
+
+
+@pytest.mark.parametrize("skew", [0.3, 1.0])
+def test_the_parts_kept_are_log_normal_folded_at_one(skew: float) -> None:
+    shares = [spoken([1000])] * 400
+    parts = np.array([len(part) for part in thinned(shares, None, skew, np.random.default_rng(5))]) / 1000
+    assert kstest(-np.log(parts) / skew, "halfnorm").pvalue > 1e-3
+
+
 def test_more_devices_than_there_is_to_share_is_an_error() -> None:
     clips, rng = spoken([3, 3]), np.random.default_rng(0)
     with pytest.raises(DataError, match=r"FA-2010: 2 speakers.*3 devices"):
@@ -107,10 +156,10 @@ def test_senseless_numbers_are_refused() -> None:
 
 
 def test_clips_of_nobody_cannot_be_shared_by_speaker() -> None:
-    with pytest.raises(DataError, match="FA-2011"):
-        by_speaker(
-            Clips([Clip(Path("a.wav"), "x", "s", "s"), Clip(Path("b.wav"), "x")]), 1, np.random.default_rng(0)
-        )
+    clips = Clips([Clip(Path("a.wav"), "x", "s", "s"), Clip(Path("b.wav"), "x")])
+    for share in (by_speaker, shared):
+        with pytest.raises(DataError, match="FA-2011"):
+            share(clips, 1, np.random.default_rng(0))
 
 
 def test_real_speakers_and_real_recordings(shared_data: Path) -> None:

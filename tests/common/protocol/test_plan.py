@@ -28,8 +28,11 @@ from tests.common.security.made_messages import Coordinator
 labels = st.lists(st.from_regex(r"[a-z ]{1,12}", fullmatch=True), min_size=2, max_size=6, unique=True).map(
     tuple
 )
-recipes = st.builds(
+scaffold = st.builds(Recipe, algorithm=st.just("scaffold"), optimizer=st.just("sgd"), momentum=st.just(0.0))
+recipes = scaffold | st.builds(
     Recipe,
+    algorithm=st.sampled_from(["fedavg", "fedprox", "fedper", "fedrep"]),
+    head_epochs=st.integers(1, 1000),
     optimizer=st.sampled_from(["sgd", "adamw"]),
     learning_rate=st.floats(1e-6, 10),
     batch_size=st.integers(1, 4096),
@@ -166,6 +169,9 @@ def test_a_plan_that_is_too_long_is_refused_unread() -> None:
         (("recipe", "batch_size"), 0),
         (("recipe", "learning_rate"), 1e9),
         (("recipe", "gradient_clip"), 1e300),
+        (("recipe", "algorithm"), "fedsgd"),
+        (("recipe", "algorithm"), "scaffold"),  # with AdamW, as the plan has it
+        (("recipe", "head_epochs"), 0),
         (("recipe", "augmentation"), {"unknown": 1}),
         (("recipe", "augmentation", "noise_snr_db"), [5.0, 1e9]),
         (("privacy", "noise_multiplier"), 0),
@@ -222,3 +228,15 @@ def test_a_recipe_that_could_not_be_sent_cannot_be_made() -> None:
     for wrong in ({"gradient_clip": float("inf")}, {"augmentation": {"noise_snr_db": (float("nan"), 1.0)}}):
         with pytest.raises(ValueError, match="less than or equal"):
             Recipe.model_validate(wrong)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"optimizer": "adamw", "momentum": 0.0}, {"optimizer": "sgd"}])
+def test_scaffold_is_refused_without_plain_sgd(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="scaffold needs optimizer = 'sgd' with momentum = 0"):
+        Recipe.model_validate({"algorithm": "scaffold", **wrong})
+
+
+@given(st.sampled_from(["fedavg", "fedper", "fedrep"]), st.integers(1, 9), st.integers(1, 9))
+def test_fedrep_passes_over_the_clips_for_its_head_too(name: str, epochs: int, head: int) -> None:
+    recipe = Recipe.model_validate({"algorithm": name, "epochs": epochs, "head_epochs": head})
+    assert recipe.passes == (epochs + head if name == "fedrep" else epochs)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +17,12 @@ from common.errors import TrainingError
 from common.files import sha256
 from common.models.acoustic import AcousticModel
 from common.models.weights import get_weights
+from common.privacy.secure_random import SecureRandom
 from common.protocol.answer import Answer, decode_answer, encode_answer
 from common.protocol.plan import Plan, Privacy, Recipe
 from common.protocol.tensors import Weights, encode_weights, schema_of
 from common.task import Task
-from common.training.local import answer_plan, train_local
+from common.training.local import Done, LocalTrainer, train_local
 
 MakeToy = Callable[..., FeatureSet]
 
@@ -49,6 +52,23 @@ def plan(task: Task, weights: Weights) -> Plan:
     )
 
 
+@cache
+def trainer(task: Task) -> LocalTrainer:
+    """One for all tests: whatever it did before, an answer hangs on what it is asked alone."""
+    return LocalTrainer(task)
+
+
+def work(
+    plan: Plan,
+    weights: Weights,
+    data: FeatureSet,
+    held: Collection[int] = HELD,
+    device: str = DEVICE,
+    **more: Any,
+) -> Done:
+    return trainer(plan.task).answer(plan, weights, data, held, device, **more)
+
+
 def change(plan: Plan, **changes: object) -> Plan:
     return plan.model_copy(update=changes)
 
@@ -62,8 +82,10 @@ def same(first: Weights | None, second: Weights | None) -> bool:
 def test_a_training_answers_with_a_delta_of_the_models_shape(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
-    report, delta = answer_plan(plan, weights, make_toy(40), HELD, DEVICE)
+    done = work(plan, weights, make_toy(40))
+    report, delta = done.report, done.answer
     assert delta is not None
+    assert done.kept == {}
     answer = decode_answer(encode_answer(report, delta), schema_of(weights))
     assert isinstance(answer, Answer)
     assert answer.report == report
@@ -77,21 +99,21 @@ def test_the_answer_hangs_on_plan_weights_clips_and_name_alone(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
     data, kept = make_toy(20), {name: value.copy() for name, value in weights.items()}
-    delta = answer_plan(plan, weights, data, HELD, DEVICE)[1]
+    delta = work(plan, weights, data).answer
     torch.rand(1)
-    assert same(answer_plan(plan, weights, data, HELD, DEVICE)[1], delta)
+    assert same(work(plan, weights, data).answer, delta)
     assert same(weights, kept)
-    assert not same(answer_plan(plan, weights, data, HELD, "0" * 32)[1], delta)
-    assert not same(answer_plan(change(plan, round=4), weights, data, HELD, DEVICE)[1], delta)
-    assert not same(answer_plan(change(plan, seed=6), weights, data, HELD, DEVICE)[1], delta)
+    assert not same(work(plan, weights, data, device="0" * 32).answer, delta)
+    assert not same(work(change(plan, round=4), weights, data).answer, delta)
+    assert not same(work(change(plan, seed=6), weights, data).answer, delta)
 
 
 def test_the_windows_of_a_held_out_clip_are_held_out_together(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
     data = make_toy(200, windows=2)
-    trained = answer_plan(change(plan, recipe=Recipe(steps=0)), weights, data, HELD, DEVICE)[0]
-    tested = answer_plan(change(plan, kind="evaluate"), weights, data, HELD, DEVICE)[0]
+    trained = work(change(plan, recipe=Recipe(steps=0)), weights, data).report
+    tested = work(change(plan, kind="evaluate"), weights, data).report
     # Of a training windows count, of an evaluation clips.
     assert trained.clips == 2 * (200 - len(HELD))
     assert tested.clips == len(HELD)
@@ -101,23 +123,25 @@ def test_held_out_clips_are_never_learned_from(plan: Plan, weights: Weights, mak
     """Which ones they are is found by spoiling one at a time: the delta stays only if it is held out."""
     data = make_toy(12)
     short = change(plan, recipe=Recipe(steps=1, batch_size=12))
-    delta = answer_plan(short, weights, data, HELD, DEVICE)[1]
+    delta = work(short, weights, data).answer
     untouched = 0
     for clip in range(12):
         energies = data.energies.copy()
         energies[clip] = energies[clip][::-1]
         spoilt = FeatureSet(energies, data.labels, data.clip_index)
-        untouched += same(answer_plan(short, weights, spoilt, HELD, DEVICE)[1], delta)
-    held_out = answer_plan(change(plan, kind="evaluate"), weights, data, HELD, DEVICE)[0].clips
+        untouched += same(work(short, weights, spoilt).answer, delta)
+    held_out = work(change(plan, kind="evaluate"), weights, data).report.clips
     assert untouched == held_out == len(HELD)
 
 
 def test_an_evaluation_answers_with_counts_alone(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
-    report, delta = answer_plan(change(plan, kind="evaluate"), weights, make_toy(40), HELD, DEVICE)
-    assert delta is None
+    done = work(change(plan, kind="evaluate"), weights, make_toy(40))
+    report = done.report
+    assert done.answer is None
+    assert done.kept == {}
     assert 0 <= report.correct <= report.clips
     assert report.loss > 0
-    empty, _ = answer_plan(change(plan, kind="evaluate"), weights, make_toy(40), (), DEVICE)
+    empty = work(change(plan, kind="evaluate"), weights, make_toy(40), held=()).report
     assert (empty.clips, empty.correct, empty.loss) == (0, 0, 0.0)
 
 
@@ -125,30 +149,39 @@ def test_a_private_training_tells_what_it_spent_and_no_loss(
     plan: Plan, weights: Weights, make_toy: MakeToy
 ) -> None:
     private = change(plan, privacy=Privacy(noise_multiplier=1.0))
-    report, delta = answer_plan(private, weights, make_toy(40), HELD, DEVICE)
+    done = work(private, weights, make_toy(40))
+    report, delta = done.report, done.answer
     assert report.privacy is not None
     assert report.privacy.epsilon > 0
     assert report.loss == 0.0
-    other = answer_plan(private, weights, make_toy(40), HELD, DEVICE)[1]
+    other = work(private, weights, make_toy(40)).answer
     assert not same(delta, other)  # the noise comes from no seed
+
+
+def test_given_noise_can_be_repeated(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
+    private = change(plan, privacy=Privacy(noise_multiplier=1.0))
+    first, again, other = (
+        work(private, weights, make_toy(40), noise_random=SecureRandom(bytes(31) + key)).answer
+        for key in (b"a", b"a", b"b")
+    )
+    assert same(first, again)
+    assert not same(first, other)
 
 
 def test_skipped_files_are_counted(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
     toy = make_toy(20)
     data = FeatureSet(toy.energies, toy.labels, toy.clip_index, (("a.wav", "damaged"), ("b.wav", "empty")))
-    assert answer_plan(plan, weights, data, HELD, DEVICE)[0].skipped == 2
+    assert work(plan, weights, data).report.skipped == 2
 
 
 def test_a_device_without_clips_says_so(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
     with pytest.raises(TrainingError, match="FA-7003"):
-        answer_plan(plan, weights, make_toy(0), HELD, DEVICE)
+        work(plan, weights, make_toy(0))
 
 
 def test_weights_of_another_model_are_refused(plan: Plan, weights: Weights, make_toy: MakeToy) -> None:
     with pytest.raises(TrainingError, match="FA-7002"):
-        answer_plan(
-            change(plan, task=plan.task.model_copy(update={"width": 20})), weights, make_toy(9), HELD, "d"
-        )
+        work(change(plan, task=plan.task.model_copy(update={"width": 20})), weights, make_toy(9))
 
 
 @pytest.fixture

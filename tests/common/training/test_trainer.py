@@ -128,23 +128,6 @@ def test_a_micro_batch_is_never_empty(make_model: MakeModel, monkeypatch: pytest
     assert micro_batch.micro_batch_size(make_model(), 28, 12, per_sample_gradients=True) == 1
 
 
-def test_a_huge_proximal_term_holds_the_weights(run: Any, make_model: MakeModel) -> None:
-    start = flat(make_model())
-    free = but(SGD, learning_rate=0.01, epochs=40)
-    moved = (run(free)[1] - start).norm()
-    held = (run(but(free, proximal=100.0))[1] - start).norm()
-    assert held < 0.2 * moved, (held, moved)
-
-
-def test_the_proximal_term_is_mu_times_the_distance(run: Any, make_model: MakeModel) -> None:
-    """Two steps on one batch: the first starts at distance 0, so only the second feels the term."""
-    start, rate, mu = flat(make_model()), 1e-2, 20.0
-    recipe = but(SGD, batch_size=12, learning_rate=rate)
-    first = run(but(recipe, steps=1))[1]
-    pull = run(but(recipe, steps=2))[1] - run(but(recipe, steps=2, proximal=mu))[1]
-    torch.testing.assert_close(pull, rate * mu * (first - start), atol=5e-7, rtol=1e-3)
-
-
 def test_l1_drives_weights_down_and_spares_norms(run: Any) -> None:
     recipe = but(SGD, learning_rate=0.02, epochs=40)
     _, _, free = run(recipe)

@@ -1,0 +1,204 @@
+"""Our aggregation rules beside byzfl's on the same updates: largest difference of any value, and time.
+
+    python -m benchmarks.byzfl_oracle [--devices 50] [--values 100000] [--environment DIR] [--json]
+
+byzfl's pins are not ours, so it runs in an environment of its own, which is made in a cache folder the first
+time; it borrows numpy, scipy and torch from this one. Where it cannot be had, the reason is printed and
+nothing is compared. `--write FILE` makes the values that tests hold the rules to, where there is no byzfl.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+import argparse
+import json
+import site
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+from benchmarks.peers import byzfl_rules as peer
+from common.protocol.tensors import Row, norm
+from fl_server.rules.centred_clipping import centred_clipping
+from fl_server.rules.geometric_median import geometric_median
+from fl_server.rules.geometry import plain_mean
+from fl_server.rules.krum import krum, multi_krum
+from fl_server.rules.mean import ExactMean
+from fl_server.rules.median import median
+from fl_server.rules.mixing import mix
+from fl_server.rules.norm_clipping import NormClipping
+from fl_server.rules.rule import Rows
+from fl_server.rules.trimmed_mean import trimmed_mean
+
+VERSION = "byzfl==0.0.11"
+ALLOWED = 1e-5
+"""Largest difference: ours are single precision, byzfl's double."""
+
+SMALL = ((11, 12, 2), (14, 9, 3), (25, 8, 5))
+"""Devices, values and attackers of what `--write` keeps."""
+
+
+class SkippedError(Exception):
+    """byzfl cannot be had here; says why."""
+
+
+def updates(devices: int, values: int, attackers: int, seed: int) -> Rows:
+    """Honest updates that go the same way, more or less, and colluding ones that go another."""
+    random = np.random.default_rng(seed)
+    way = random.normal(size=values)
+    rows = way + random.normal(size=(devices, values))
+    rows[:attackers] = -4 * way + 0.1 * random.normal(size=(attackers, values))
+    return (2 * rows[random.permutation(devices)] / np.sqrt(values)).astype(np.float32)
+
+
+def our_rules(attackers: int) -> Mapping[str, Callable[[Rows], Row]]:
+    """Ours by the names of `byzfl_rules.rules`, with the same numbers."""
+    return {
+        "median": median,
+        "trimmed-mean": lambda rows: trimmed_mean(rows, attackers),
+        "krum": lambda rows: krum(rows, attackers),
+        "multi-krum": lambda rows: multi_krum(rows, attackers),
+        "geometric-median": lambda rows: geometric_median(rows, peer.WEISZFELD_STEPS, peer.SMOOTHING),
+        "centred-clipping": lambda rows: centred_clipping(rows, peer.CLIPPING_STEPS, peer.RADIUS),
+        "norm clipping, mean": _clipped_mean,
+        "mixing, mean": lambda rows: plain_mean(mix(rows, attackers)),
+        "mixing, median": lambda rows: median(mix(rows, attackers)),
+        "mixing, trimmed-mean": lambda rows: trimmed_mean(mix(rows, attackers), attackers),
+        "mixing, krum": lambda rows: krum(mix(rows, attackers), attackers),
+    }
+
+
+def _clipped_mean(rows: Rows) -> Row:
+    rule = NormClipping(ExactMean({"all": rows.shape[1:]}, 2 * peer.LIMIT * len(rows)), peer.LIMIT)
+    for place, row in enumerate(rows):
+        rule.fold(row, 1, device=str(place), norm=norm(row))
+    return rule.result()["all"]
+
+
+def ours(rows: Rows, attackers: int) -> tuple[dict[str, Row], dict[str, float]]:
+    """By rule, the result and the milliseconds."""
+    made, milliseconds = {}, {}
+    for name, rule in our_rules(attackers).items():
+        copy = rows.copy()  # mixing works in place
+        begin = time.perf_counter()
+        made[name] = rule(copy)
+        milliseconds[name] = 1e3 * (time.perf_counter() - begin)
+    return made, milliseconds
+
+
+def theirs(python: Path, rows: Rows, attackers: int) -> tuple[dict[str, Row], dict[str, float]]:
+    """As `ours`, of byzfl."""
+    with tempfile.TemporaryDirectory() as folder:
+        vectors, results = Path(folder) / "vectors.npy", Path(folder) / "results.npz"
+        np.save(vectors, rows)
+        command = [python, Path(peer.__file__), vectors, str(attackers), results]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SkippedError(f"byzfl does not run: {_last_line(done.stderr)}")
+        with np.load(results) as made:
+            return {name: made[name] for name in made}, json.loads(done.stdout)
+
+
+def environment(folder: Path) -> Path:
+    """The Python of an environment in `folder` that has byzfl; made if it is not there.
+
+    Raises:
+        SkippedError: byzfl cannot be installed.
+    """
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    ready = folder / f"{VERSION}.ready"
+    if ready.exists():
+        return python
+    venv.create(folder, with_pip=True)
+    purelib = _run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
+    (Path(purelib) / "borrowed.pth").write_text("\n".join(site.getsitepackages()))
+    _run([python, "-m", "pip", "install", "--quiet", "--no-deps", VERSION])
+    ready.touch()
+    return python
+
+
+def _run(command: list[str | Path]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    except subprocess.TimeoutExpired as error:
+        raise SkippedError(f"{VERSION} could not be installed in time") from error
+    if done.returncode:
+        raise SkippedError(f"{VERSION} cannot be installed: {_last_line(done.stderr)}")
+    return done.stdout
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[-1]
+
+
+def write(python: Path, file: Path) -> None:
+    """Keep small updates and what byzfl makes of them."""
+    cases = []
+    for seed, (devices, values, attackers) in enumerate(SMALL):
+        rows = updates(devices, values, attackers, seed)
+        made, _ = theirs(python, rows, attackers)
+        results = {name: value.tolist() for name, value in made.items()}
+        cases.append({"attackers": attackers, "updates": rows.tolist(), "results": results})
+    file.write_text(json.dumps({"made_with": VERSION, "cases": cases}) + "\n")
+
+
+def compare(python: Path, devices: int, values: int, attackers: int) -> list[dict[str, float | str]]:
+    """A row for each rule."""
+    rows = updates(devices, values, attackers, seed=0)
+    made, our_times = ours(rows, attackers)
+    expected, their_times = theirs(python, rows, attackers)
+    return [
+        {
+            "rule": name,
+            "difference": float(np.abs(made[name] - value).max()),
+            "milliseconds": our_times[name],
+            "byzfl_milliseconds": their_times[name],
+        }
+        for name, value in expected.items()
+    ]
+
+
+def main() -> None:
+    """Compare and print a table; status 1 if any rule differs by more than `ALLOWED`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--devices", type=int, default=50)
+    parser.add_argument("--values", type=int, default=100_000)
+    parser.add_argument("--attackers", type=int, default=10)
+    parser.add_argument("--environment", type=Path, help="where byzfl is or is to be; by default in a cache")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the values for the tests instead")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    folder = options.environment or Path(platformdirs.user_cache_dir("fedaudio")) / "byzfl"
+    try:
+        python = environment(folder)
+        if options.write:
+            write(python, options.write)
+            return
+        rows = compare(python, options.devices, options.values, options.attackers)
+    except SkippedError as reason:
+        print(json.dumps({"skipped": str(reason)}) if options.json else f"skipped: {reason}")
+        return
+    print(f"{options.devices} updates of {options.values} values, {options.attackers} attackers, one thread")
+    print(f"  {'rule':<22} {'difference':>10} {'ours':>9} {'byzfl':>9}")
+    for row in rows:
+        print(
+            f"  {row['rule']:<22} {row['difference']:10.1e} {row['milliseconds']:6.1f} ms "
+            f"{row['byzfl_milliseconds']:6.1f} ms"
+        )
+    if options.json:
+        print(json.dumps({"version": VERSION, "rules": rows}))
+    sys.exit(any(row["difference"] > ALLOWED for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""A round as a coordinator holds it, with its own code; neither sealed nor signed, for nobody is between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from common.errors import CoordinatorError
+from common.protocol.release import Metrics
+from common.protocol.tensors import Schema, Weights, encode_weights
+from common.security.canonical import canonical
+from fl_server.candidate import Candidate, train_candidate, try_on_devices
+from fl_server.fleet import Kind
+from fl_server.intake import BareIntake
+from fl_server.memory import Memory
+from fl_server.rounds import Collected, Exchange, draw_cohort, make_plan
+from fl_server.senders import Sender
+from fl_server.settings import ServerSettings
+from simulations.fleet import SimulatedFleet
+from simulations.spending import Spending
+
+if TYPE_CHECKING:
+    pass
+
+
+NOBODY, RUN = "0" * 64, "0" * 16
+"""In place of a coordinator's root and of a run: a simulation proves nothing to anybody."""
+
+
+@dataclass
+class Held:
+    """What became of a round.
+
+    Args:
+        candidate: the new version; None if the round is void.
+        void: code of the error that made it so.
+        metrics: of the candidate.
+    """
+
+    cohort: int = 0
+    trained: Collected = field(default_factory=Collected)
+    tried: Collected = field(default_factory=Collected)
+    candidate: Candidate | None = None
+    void: str | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+class Federation:
+    """Virtual devices and what a coordinator knows of them.
+
+    Args:
+        enrolled: devices in the whole fleet.
+        spending: told what devices spend of their privacy.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, fleet: SimulatedFleet, enrolled: int, spending: Spending
+    ) -> None:
+        self._settings, self._fleet, self._enrolled, self._spending = settings, fleet, enrolled, spending
+
+    def hold(self, number: int, weights: Weights, memory: Memory, last_step: Weights) -> Held:
+        """Hold round `number` on the newest version.
+
+        Args:
+            last_step: by how much the last round changed the model.
+
+        Raises:
+            SimulationError: FA-9001.
+        """
+        self._fleet.begin(number, last_step)
+        held = Held()
+        try:
+            cohort = self._cohort(number)
+            held.cohort = len(cohort)
+            self._train(number, weights, memory, cohort, held)
+        except CoordinatorError as error:
+            held.candidate, held.void = None, error.code
+        return held
+
+    def _cohort(self, number: int) -> Mapping[int, str]:
+        rules = self._settings.rounds
+        online = self._fleet.online()
+        if len(online) < rules.min_devices:
+            self._fleet.clock += rules.wait_seconds
+            raise CoordinatorError("FA-5001", f"{len(online)} devices are online.", "")
+        return draw_cohort(online, rules.cohort, self._settings.seed, number)
+
+    def _train(
+        self, number: int, weights: Weights, memory: Memory, cohort: Mapping[int, str], held: Held
+    ) -> None:
+        draft = partial(draft_exchange, self._settings, number)
+        candidate = train_candidate(
+            self._fleet,
+            self._settings,
+            weights,
+            memory,
+            cohort,
+            enrolled=self._enrolled,
+            draft=draft,
+            collected=held.trained,
+            book=self._spending.book,
+        )
+        if self._settings.devices_evaluate:
+            held.metrics = try_on_devices(
+                self._fleet,
+                self._settings,
+                candidate,
+                held.trained.nodes,
+                draft=draft,
+                collected=held.tried,
+            )
+        held.candidate = candidate
+
+
+def draft_exchange(
+    settings: ServerSettings,
+    number: int,
+    kind: Kind,
+    order: Weights,
+    schema: Schema,
+    cohort: Mapping[int, str],
+) -> Exchange:
+    """A plan for `cohort`, and who takes the answers to it in; see `fl_server.candidate.Draft`."""
+    data = encode_weights(order)
+    plan = make_plan(
+        settings,
+        kind,
+        number,
+        data,
+        coordinator=NOBODY,
+        run=RUN,
+        cohort=len(cohort),
+        recipient=NOBODY[:16],
+    )
+    intake = BareIntake(_Cohort(cohort), plan, schema)
+    return Exchange(plan, canonical(plan), data, schema, cohort, intake, lambda device: None)
+
+
+class _Cohort:
+    """Implements `fl_server.intake.Known`."""
+
+    def __init__(self, cohort: Mapping[int, str]) -> None:
+        self._ids = frozenset(cohort.values())
+
+    def active(self, device: str) -> Sender:
+        if device not in self._ids:
+            raise CoordinatorError("FA-5050", f"The device {device} was not asked.", "")
+        return Sender(device, device, b"", 0)

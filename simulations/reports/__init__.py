@@ -1,0 +1,1 @@
+"""What simulations found, as one page that needs nothing but itself."""

@@ -1,0 +1,187 @@
+"""Attacks by aggregation rules: every combination is one simulation, and all of them make a table."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import TypeAlias, get_args
+
+from pydantic import ValidationError
+
+from common.errors import SimulationError
+from common.files import read_if_there, write_atomic
+from fl_server.settings import Aggregation, RuleName
+from simulations.engine import simulate
+from simulations.progress import Progress
+from simulations.results import SimulationResults
+from simulations.robustness_results import RobustnessCell, RobustnessResults, RobustnessRun
+from simulations.scenario import AttackChoice, AttackName, Scenario
+
+RESULTS = "robustness.json"
+
+Pair: TypeAlias = tuple[str, str]
+"""Names of an attack and of a rule."""
+
+BASELINE: Pair = ("none", "mean")
+"""What every other pair is compared with."""
+
+DEFAULT, MIXING, CLIPPING = "default", "mixing", "clipping"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How far a grid is.
+
+    Args:
+        finished, runs: simulations, of all.
+        progress: of the one that is run now.
+    """
+
+    finished: int
+    runs: int
+    pair: Pair
+    seed: int
+    progress: Progress
+
+
+def measure(
+    scenario: Scenario,
+    attacks: Sequence[str],
+    rules: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    workers: int = 1,
+    watch: Callable[[Watched], None] = lambda watched: None,
+) -> RobustnessResults:
+    """Run `scenario` with each attack against each rule, and with no attack and the plain mean.
+
+    What is finished in `folder` already, of the same scenario, is not run again. Ctrl-C ends it early, with
+    the results of what is finished.
+
+    Args:
+        scenario: its attack says all of the attackers but what they do.
+        attacks, rules: see `choose_attack` and `choose_rule`.
+        folder: gets one folder for each pair, in it one for each seed, and robustness.json.
+
+    Raises:
+        SimulationError: FA-9202 no such attack, FA-9203 no such rule, and as `simulate`.
+        DataError, ConfigError, TrainingError, StorageError: as `simulate`.
+    """
+    pairs = dict.fromkeys([BASELINE, *product(attacks, rules)])
+    chosen = {pair: choose(scenario, *pair) for pair in pairs}
+    runs: dict[Pair, list[RobustnessRun]] = {pair: [] for pair in pairs}
+    # Seed by seed, so that a grid that is stopped early has all of the first.
+    for finished, (seed, pair) in enumerate(product(seeds, pairs)):
+
+        def tell(progress: Progress, finished: int = finished, seed: int = seed, pair: Pair = pair) -> None:
+            watch(Watched(finished, len(seeds) * len(pairs), pair, seed, progress))
+
+        place = folder / "_".join(pair) / f"seed-{seed}"
+        results = _run(chosen[pair], seed, place, folder / "cache", workers, tell)
+        if results.interrupted:
+            break
+        runs[pair].append(RobustnessRun.of(results))
+    found = _table(scenario, seeds, runs)
+    write_atomic(folder / RESULTS, found.model_dump_json(indent=1).encode())
+    return found
+
+
+def choose(scenario: Scenario, attack: str, rule: str) -> Scenario:
+    """`scenario` with this attack and this rule."""
+    return scenario.model_copy(
+        update={
+            "attack": choose_attack(attack, scenario.attack),
+            "aggregation": choose_rule(rule, scenario.aggregation),
+        }
+    )
+
+
+def choose_attack(text: str, base: AttackChoice) -> AttackChoice:
+    """The attack of a name, or of "name=strength", with everything else as in `base`.
+
+    Raises:
+        SimulationError: FA-9202, there is no such attack.
+    """
+    name, _, strength = text.partition("=")
+    try:
+        return AttackChoice.model_validate(base.model_dump() | {"kind": name, "strength": strength or None})
+    except ValidationError as error:
+        raise SimulationError(
+            "FA-9202", f"There is no attack '{text}'.", _nearest(name, get_args(AttackName))
+        ) from error
+
+
+def choose_rule(text: str, base: Aggregation) -> Aggregation:
+    """The rule of a name, with "+mixing", "+clipping" or both behind it, and as many attackers as in `base`.
+
+    "default" is `base` as it is. The others clip no norms and mix nothing unless they say so; norms are
+    clipped at what `base` says, or at the median.
+
+    Raises:
+        SimulationError: FA-9203, there is no such rule.
+    """
+    if text == DEFAULT:
+        return base
+    name, *more = text.split("+")
+    if name not in get_args(RuleName) or len(set(more)) != len(more) or not {*more} <= {MIXING, CLIPPING}:
+        raise SimulationError(
+            "FA-9203", f"There is no rule '{text}'.", _nearest(name, (DEFAULT, *get_args(RuleName)))
+        )
+    clipping = (base.norm_clipping or 1.0) if CLIPPING in more else None
+    return base.model_copy(update={"rule": name, "norm_clipping": clipping, "mixing": MIXING in more})
+
+
+def _run(
+    scenario: Scenario,
+    seed: int,
+    folder: Path,
+    cache: Path,
+    workers: int,
+    watch: Callable[[Progress], None],
+) -> SimulationResults:
+    """Run one simulation, or go on with it, unless it is finished."""
+    results = _finished(scenario, seed, folder)
+    if results is None:
+        results = simulate(scenario, seed, folder, workers=workers, resume=True, cache=cache, watch=watch)
+        if not results.interrupted:
+            # Follows from scenario and seed, and a grid has many.
+            shutil.rmtree(folder / "world", ignore_errors=True)
+    return results
+
+
+def _finished(scenario: Scenario, seed: int, folder: Path) -> SimulationResults | None:
+    """The results of this very simulation in `folder`, if it came to its end."""
+    data, about = read_if_there(folder / "results.json"), read_if_there(folder / "scenario.json")
+    if data is None or about is None:
+        return None
+    try:
+        results, known = SimulationResults.model_validate_json(data), Scenario.model_validate_json(about)
+    except ValidationError:
+        return None
+    return results if (known, results.seed, results.interrupted) == (scenario, seed, False) else None
+
+
+def _table(
+    scenario: Scenario, seeds: Sequence[int], runs: Mapping[Pair, Sequence[RobustnessRun]]
+) -> RobustnessResults:
+    """What was found, as far as it was."""
+    baseline = {run.seed: run.accuracy for run in runs[BASELINE]}
+    return RobustnessResults(
+        scenario=scenario.name,
+        share=scenario.attack.share,
+        rounds=scenario.number_of_rounds,
+        seeds=tuple(seeds),
+        baseline=fmean(baseline.values()) if baseline else None,
+        cells=tuple(RobustnessCell.of(*pair, cell, baseline) for pair, cell in runs.items() if cell),
+    )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean '{near[0]}'?" if near else f"Choose from: {', '.join(known)}."

@@ -1,0 +1,91 @@
+"""What a grid of attacks and rules found: robustness.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Self
+
+from common.settings import Settings
+from simulations.results import SimulationResults
+
+
+class RobustnessRun(Settings):
+    """One simulation.
+
+    Args:
+        accuracy: of the last version on the unseen.
+        attack_success: of its backdoor; None where there is none.
+        void: rounds that made no version, most often because the release gate stopped it.
+    """
+
+    seed: int
+    accuracy: float
+    attack_success: float | None
+    void: int
+
+    @classmethod
+    def of(cls, results: SimulationResults) -> Self:
+        """What counts of one simulation's results."""
+        return cls(
+            seed=results.seed,
+            accuracy=results.final.accuracy_unseen,
+            attack_success=results.rounds[-1].attack_success if results.rounds else None,
+            void=sum(each.void is not None for each in results.rounds),
+        )
+
+
+class RobustnessCell(Settings):
+    """One attack against one rule: means over the seeds.
+
+    Args:
+        attack, rule: as they were asked for.
+        points_lost: percentage points below no attack with the plain mean, over the same seeds.
+    """
+
+    attack: str
+    rule: str
+    accuracy: float
+    points_lost: float
+    attack_success: float | None
+    runs: tuple[RobustnessRun, ...]
+
+    @classmethod
+    def of(cls, attack: str, rule: str, runs: Sequence[RobustnessRun], baseline: Mapping[int, float]) -> Self:
+        """A cell of these runs.
+
+        Args:
+            baseline: by seed, accuracy without an attack and with the plain mean.
+        """
+        return cls(
+            attack=attack,
+            rule=rule,
+            accuracy=fmean(run.accuracy for run in runs),
+            points_lost=100 * fmean(baseline[run.seed] - run.accuracy for run in runs),
+            attack_success=_mean(run.attack_success for run in runs),
+            runs=tuple(runs),
+        )
+
+
+class RobustnessResults(Settings):
+    """All of a grid; robustness.json. A grid that was stopped lacks the cells that were not finished.
+
+    Args:
+        baseline: accuracy without an attack, with the plain mean.
+    """
+
+    scenario: str
+    share: float
+    rounds: int
+    seeds: tuple[int, ...]
+    baseline: float | None
+    cells: tuple[RobustnessCell, ...]
+
+    def cell(self, attack: str, rule: str) -> RobustnessCell | None:
+        """The cell of `attack` and `rule`, if it is there."""
+        return next((cell for cell in self.cells if (cell.attack, cell.rule) == (attack, rule)), None)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return fmean(there) if there else None

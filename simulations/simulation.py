@@ -1,0 +1,178 @@
+"""From one checkpoint to the next: hold a round, test what came of it, write both down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from common.models.registry import build_model
+from common.models.weights import get_weights
+from common.protocol.tensors import schema_of
+from simulations.attacks.registry import draw_attackers, make_attack
+from simulations.behaviour import make_behaviour
+from simulations.checkpoint import Checkpoint, Facts
+from simulations.federation import Federation, Held
+from simulations.fleet import Attackers, SimulatedFleet
+from simulations.judge import Judge
+from simulations.pool import Pool
+from simulations.population import World
+from simulations.progress import Doing, Progress
+from simulations.results import SimulatedRound, TimeSpent
+from simulations.scenario import Scenario
+from simulations.spending import Spending
+
+
+class Simulation:
+    """A scenario with a seed, at work.
+
+    Args:
+        world: what they make of the clips.
+        pool: of so many workers.
+        watch: told of the progress, several times a round.
+
+    Raises:
+        SimulationError: FA-9103 the trace, FA-9201 the attack.
+        TrainingError: FA-7001, the architecture.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        scenario: Scenario,
+        seed: int,
+        pool: Pool,
+        workers: int = 1,
+        watch: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.world, self.scenario, self.seed, self.workers = world, scenario, seed, workers
+        self.settings = scenario.server_settings(world.task, seed)
+        self.pool, self._watch = pool, watch
+        attack, population = make_attack(scenario.attack), world.population
+        self.attackers = draw_attackers(len(population), scenario.attack, seed)
+        self.judge = Judge(world, attack)
+        self.untrained = get_weights(build_model(world.task, torch.Generator().manual_seed(seed)))
+        self._fleet = SimulatedFleet(
+            pool,
+            population,
+            make_behaviour(scenario.behaviour, len(population), seed),
+            Attackers(attack, self.attackers, scenario.attack.from_round, seed),
+            schema_of(self.untrained),
+            lambda answered, cohort: self.tell("training", answered, cohort),
+        )
+        self._progress = Progress("preparing", scenario.number_of_rounds)
+        self._begin, self._begun_after = time.monotonic(), 0
+
+    def start(self, known: Checkpoint | None) -> Checkpoint:
+        """Go on from `known`, or begin with the untrained model. Comes before everything else."""
+        at = known
+        if at is None:
+            tested = self.judge.test(self.untrained)
+            at = Checkpoint(Facts(initial=tested, tested=tested), self.untrained)
+        # Sums over tensors are in the model's own order, which no file keeps.
+        at = replace(at, weights={name: at.weights[name] for name in self.untrained})
+        self._fleet.clock = at.facts.clock
+        self.spending = Spending(self.settings.privacy, at.facts.spent)
+        self._federation = Federation(self.settings, self._fleet, len(self.world.population), self.spending)
+        self._begin, self._begun_after = time.monotonic(), at.facts.round
+        self._note(at.facts)
+        return at
+
+    def after(self, at: Checkpoint) -> Checkpoint:
+        """Hold the next round.
+
+        Raises:
+            SimulationError: FA-9001, workers die.
+            StorageError: FA-8001.
+        """
+        begin, working, trained = time.monotonic(), time.process_time(), self.pool.training_seconds
+        number = at.facts.round + 1
+        self._progress = replace(self._progress, round=number)
+        held = self._federation.hold(number, at.weights, at.memory, at.step)
+        held_at, working = time.monotonic(), time.process_time() - working
+        facts = self._facts(at.facts, number, held)
+        end, trained = time.monotonic(), self.pool.training_seconds - trained
+        spent = TimeSpent(
+            training=trained,
+            idle=max(0.0, self.workers * (end - begin) - trained),
+            coordinating=working,
+            testing=end - held_at,
+        )
+        facts = facts.model_copy(update={"time": facts.time + spent})
+        self._note(facts)
+        self.tell("over", held.cohort, held.cohort)
+        record = self._record(facts, held, held_at - begin, trained)
+        if held.candidate is None:
+            return replace(at, facts=facts, step={}, rounds=(*at.rounds, record))
+        weights = held.candidate.weights
+        step = {name: weights[name] - at.weights[name] for name in weights}
+        return Checkpoint(facts, weights, held.candidate.memory, step, (*at.rounds, record))
+
+    def tell(self, doing: Doing, answered: int = 0, cohort: int = 0) -> None:
+        """Tell whoever watches where the run is."""
+        self._progress = replace(self._progress, doing=doing, answered=answered, cohort=cohort)
+        self._watch(self._progress)
+
+    def _facts(self, before: Facts, number: int, held: Held) -> Facts:
+        """What is known after a round, whose version is tested if it is time for that."""
+        facts = before.model_copy(
+            update={
+                "round": number,
+                "clock": self._fleet.clock,
+                "spent": dict(self.spending.devices),
+                "privacy": self.spending.largest,
+            }
+        )
+        if held.candidate is None:
+            return facts
+        facts = facts.model_copy(update={"version": before.version + 1, "metrics": held.metrics})
+        if number % self.scenario.evaluate_every and number != self.scenario.number_of_rounds:
+            return facts
+        self.tell("testing")
+        return facts.model_copy(update={"tested": self.judge.test(held.candidate.weights)})
+
+    def _record(self, facts: Facts, held: Held, seconds: float, trained: float) -> SimulatedRound:
+        """A round as results state it.
+
+        Args:
+            seconds: it took, without the test.
+            trained: workers' seconds at the devices' work.
+        """
+        trained_by, tried_by = held.trained, held.tried
+        epsilon = None if facts.privacy is None else facts.privacy.epsilon
+        return SimulatedRound(
+            round=facts.round,
+            version=facts.version,
+            accuracy_unseen=facts.tested.accuracy,
+            loss=facts.tested.loss,
+            seconds=seconds,
+            overhead_seconds=max(0.0, seconds - trained / self.workers),
+            bytes_up=trained_by.bytes_up + tried_by.bytes_up,
+            bytes_down=trained_by.bytes_down + tried_by.bytes_down,
+            participants=len(trained_by.parts),
+            failed=len(trained_by.failures) + len(tried_by.failures),
+            cohort=held.cohort,
+            accuracy_devices=facts.metrics.device_accuracy,
+            accuracy_validation=facts.metrics.validation_accuracy,
+            void=held.void,
+            late=self._fleet.late,
+            dropped=self._fleet.dropped,
+            clock_seconds=facts.clock,
+            epsilon=epsilon,
+            attack_success=facts.tested.attack_success,
+        )
+
+    def _note(self, facts: Facts) -> None:
+        """Tell of these figures from now on."""
+        left, held = self.scenario.number_of_rounds - facts.round, facts.round - self._begun_after
+        epsilon = None if facts.privacy is None else facts.privacy.epsilon
+        self._progress = replace(
+            self._progress,
+            round=facts.round,
+            accuracy=facts.tested.accuracy,
+            epsilon=epsilon,
+            attack_success=facts.tested.attack_success,
+            seconds_left=(time.monotonic() - self._begin) / held * left if held else None,
+        )

@@ -1,0 +1,75 @@
+"""`fedaudio simulate sweep`"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from simulations.sweep import SweepProgress, Watch
+    from simulations.sweep_results import SweepResults
+
+
+def sweep(
+    scenario: Annotated[str, typer.Argument(help="Name of a scenario, or its TOML file.")],
+    grid: Annotated[list[str], typer.Option("--grid", help="KEY=V1,V2,...; for each key once.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds each cell is run with.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that do the devices' work.")] = 1,
+    backend: Annotated[str, typer.Option(help="Where they are: local, ray or flower.")] = "local",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; sweep-NAME if unset.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, in place of what the scenario says.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print sweep.json instead of a table.")] = False,
+) -> None:
+    """Run all combinations of values of some settings; the same command goes on with what was stopped."""
+    from simulations.sweep import parse_grid, plan_sweep
+    from simulations.sweep import sweep as run_sweep
+
+    cells = plan_sweep(scenario, parse_grid(grid), overrides or ())
+    folder = out or Path(f"sweep-{cells[0].scenario.name}")
+    with _shown() as watch:
+        found = run_sweep(cells, range(seeds), folder, workers=workers, backend=backend, watch=watch)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    _print(found, folder)
+
+
+@contextmanager
+def _shown() -> Iterator[Watch]:
+    """A bar for the sweep and one for the run, while anybody looks."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        whole, one = bars.add_task("runs"), bars.add_task("")
+
+        def watch(at: SweepProgress) -> None:
+            words = ", ".join(f"{key} {value}" for key, value in at.values.items())
+            bars.update(whole, completed=at.done, total=at.runs)
+            bars.update(
+                one, completed=at.run.round, total=at.run.rounds, description=f"{words}: {at.run.doing}"
+            )
+
+        yield watch
+
+
+def _print(found: SweepResults, folder: Path) -> None:
+    from simulations.report import FIGURES, row_of
+
+    table = Table(*found.keys, *FIGURES, box=None, padding=(0, 1))
+    for cell in found.cells:
+        table.add_row(*map(Text, row_of(cell)))
+    Console().print(table)
+    done, runs = sum(len(cell.seeds) for cell in found.cells), len(found.cells) * len(found.seeds)
+    if done < runs:
+        typer.echo(f"Stopped: {done} of {runs} runs are done. The same command goes on.")
+    typer.echo(f"See {folder}/sweep.csv, or: fedaudio simulate report {folder}")

@@ -1,0 +1,103 @@
+"""What a sweep found: sweep.json, one line of figures for each cell of the grid and each seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from common.settings import Settings
+from simulations.results import SimulationResults
+
+
+class SeedFigures(Settings):
+    """One run.
+
+    Args:
+        accuracy: of the last version on the unseen.
+        epsilon: of the device that spent most; None without privacy.
+        bytes: that devices sent and received, in all.
+        seconds: that the run took.
+        attack_success: of the last version; None where nobody attacks.
+    """
+
+    seed: int
+    rounds: int
+    accuracy: float
+    epsilon: float | None
+    bytes: int
+    seconds: float
+    attack_success: float | None
+
+    @classmethod
+    def of(cls, results: SimulationResults) -> Self:
+        """The figures of one run's results."""
+        rounds = results.rounds
+        return cls(
+            seed=results.seed,
+            rounds=len(rounds),
+            accuracy=results.final.accuracy_unseen,
+            epsilon=results.final.epsilon,
+            bytes=sum(each.bytes_up + each.bytes_down for each in rounds),
+            seconds=sum(each.seconds for each in rounds),
+            attack_success=rounds[-1].attack_success if rounds else None,
+        )
+
+
+class Cell(Settings):
+    """One combination of the grid.
+
+    Args:
+        values: by key, as they were written.
+        folder: its results, in the sweep's folder: one folder seed-N for each seed.
+        seeds: those that are finished.
+    """
+
+    values: dict[str, str]
+    folder: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}$")]
+    seeds: tuple[SeedFigures, ...] = ()
+
+
+class SweepResults(Settings):
+    """All of a sweep; one that was stopped has cells with fewer seeds.
+
+    Args:
+        keys: of the grid.
+    """
+
+    scenario: str
+    keys: tuple[str, ...]
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds.
+
+    Args:
+        deviation: standard deviation of the sample; None of one seed.
+    """
+
+    mean: float
+    deviation: float | None
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """Of those that there are; None if there are none."""
+        there = tuple(value for value in values if value is not None)
+        if not there:
+            return None
+        return cls(statistics.fmean(there), statistics.stdev(there) if len(there) > 1 else None, there)
+
+
+def spreads(figures: Sequence[SeedFigures]) -> dict[str, Spread | None]:
+    """Accuracy, attack success, epsilon, bytes and seconds over seeds."""
+    return {
+        name: Spread.of(getattr(each, name) for each in figures)
+        for name in ("accuracy", "attack_success", "epsilon", "bytes", "seconds")
+    }

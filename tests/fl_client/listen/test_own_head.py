@@ -1,0 +1,139 @@
+"""The listener listens with the head that the device keeps; the rest of a release is everybody's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from common.models.acoustic import HEAD
+from common.protocol.tensors import Weights, encode_weights
+from fl_client.home import DeviceHome
+from fl_client.kept import personal, save_kept
+from fl_client.listen.listener import run_listener
+from fl_client.listen.sources import Block
+from fl_client.listen.trigger import Event
+from fl_client.store import ModelStore
+from tests.fl_client.listen.made_releases import LABELS, make_release
+from tests.made_manifests import COORDINATOR, put
+
+SOUND = (0.1 * np.random.default_rng(0).normal(size=48_000)).astype(np.float32)
+
+
+def always(label: str) -> Weights:
+    """A head that hears `label` in everything."""
+    weights = make_release(1).release.weights
+    head = {name: np.zeros_like(value) for name, value in weights.items() if name.startswith(HEAD)}
+    head[HEAD + "bias"][LABELS.index(label)] = 20.0
+    return head
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> DeviceHome:
+    home = DeviceHome(tmp_path / "home")
+    put(ModelStore(home.models, home.root / "marks.json"), make_release(1).files)
+    return home
+
+
+class UntilHeard:
+    """Noise until an event by `version` came."""
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+        self._at = 0
+        self.events: list[Event] = []
+
+    def __enter__(self) -> UntilHeard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read(self) -> Block | None:
+        if any(event.version == self._version for event in self.events):
+            return None
+        self._at = (self._at + 1600) % (len(SOUND) - 1600)
+        return Block(SOUND[self._at : self._at + 1600])
+
+
+def test_it_takes_the_place_of_the_shared_one_and_the_body_stays(home: DeviceHome) -> None:
+    shared, head = make_release(1).release, always("stop")
+    save_kept(home.kept, COORDINATOR, head)
+    own = personal(shared, home.kept)
+    assert own.manifest is shared.manifest
+    assert list(own.weights) == list(shared.weights)
+    for name, value in own.weights.items():
+        assert np.array_equal(value, head.get(name, shared.weights[name]))
+
+
+@pytest.mark.parametrize(
+    ("what", "is_said"),
+    [("nothing", False), ("of another coordinator", False), ("a control variate", False),
+     ("other shapes", True), ("infinite", True), ("damaged", True), ("unreadable", True)],
+)  # fmt: skip
+def test_whatever_else_is_there_leaves_the_release_as_it_is(
+    home: DeviceHome, what: str, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    release, head = make_release(1).release, always("stop")
+    match what:
+        case "of another coordinator":
+            save_kept(home.kept, "ab" * 32, head)
+        case "a control variate":
+            save_kept(home.kept, COORDINATOR, {f"control.{name}": value for name, value in head.items()})
+        case "other shapes":
+            save_kept(home.kept, COORDINATOR, {name: value[:2] for name, value in head.items()})
+        case "infinite":
+            head[HEAD + "bias"][0] = np.inf
+            save_kept(home.kept, COORDINATOR, head)
+        case "damaged":
+            home.kept.mkdir()
+            (home.kept / f"{COORDINATOR}.safetensors").write_bytes(encode_weights(head)[:-1])
+        case "unreadable":
+            (home.kept / f"{COORDINATOR}.safetensors").mkdir(parents=True)
+    assert encode_weights(personal(release, home.kept).weights) == encode_weights(release.weights)
+    assert ("not used" in caplog.text) == is_said
+
+
+def test_the_listening_process_hears_with_it(home: DeviceHome, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "noise.wav", SOUND, 16_000, subtype="FLOAT")
+    command = [sys.executable, "-m", "fl_client.listen", "--home", str(home.root)]
+    command += ["--source", f"file:{tmp_path / 'noise.wav'},fast"]
+
+    def heard() -> set[str]:
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        return {json.loads(line)["label"] for line in lines}
+
+    for label in ("yes", "stop"):
+        save_kept(home.kept, COORDINATOR, always(label))
+        assert heard() == {label}
+    save_kept(home.kept, COORDINATOR, {})
+    assert heard() != {"stop"}
+
+
+def test_a_head_that_changed_is_heard_with_the_next_release(home: DeviceHome) -> None:
+    save_kept(home.kept, COORDINATOR, always("yes"))
+    source = UntilHeard(2)
+
+    def sink(event: Event) -> None:
+        if not source.events:
+            save_kept(home.kept, COORDINATOR, always("stop"))
+            put(ModelStore(home.models, home.root / "marks.json"), make_release(2).files)
+        source.events.append(event)
+
+    run_listener(
+        ModelStore(home.models),
+        source,
+        sink,
+        status_path=None,
+        stop=threading.Event(),
+        personal=partial(personal, folder=home.kept),
+    )
+    assert {(event.version, event.label) for event in source.events} >= {(1, "yes"), (2, "stop")}
+    assert {event.label for event in source.events if event.version == 1} == {"yes"}
