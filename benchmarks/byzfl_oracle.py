@@ -53,11 +53,12 @@ class SkippedError(Exception):
 
 
 def updates(devices: int, values: int, attackers: int, seed: int) -> Rows:
-    """Honest updates that go the same way, more or less, and colluding ones that go another."""
+    """Honest updates that go the same way, more or less, and colluding ones that go another, not too far off:
+    else all robust rules would agree."""
     random = np.random.default_rng(seed)
     way = random.normal(size=values)
-    rows = way + random.normal(size=(devices, values))
-    rows[:attackers] = -4 * way + 0.1 * random.normal(size=(attackers, values))
+    rows = way + 1.5 * random.normal(size=(devices, values))
+    rows[:attackers] = -way + 0.5 * random.normal(size=(attackers, values))
     return (2 * rows[random.permutation(devices)] / np.sqrt(values)).astype(np.float32)
 
 

@@ -168,7 +168,6 @@ def _ray_config(workers: int) -> dict[str, dict[str, Any]]:
         "init_args": {
             "address": "local",
             "num_cpus": workers,
-            "_node_ip_address": "127.0.0.1",
             "logging_level": logging.ERROR,
             "log_to_driver": False,
         },

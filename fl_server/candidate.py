@@ -67,7 +67,8 @@ def train_candidate(
     rule = make_rule(settings, schema, len(cohort), memory.norms, reference)
     exchange = draft("train", algorithm.order(base, memory.algorithm), schema, cohort)
     aggregate = train_cohort(fleet, settings, exchange, collected, book, rule)
-    share = min(1.0, rule.count / max(1, enrolled))
+    # Of those that were folded in: what a used-up rule says of itself is no longer about them.
+    share = min(1.0, len(collected.norms) / max(1, enrolled))
     delta, remembered = algorithm.conclude(aggregate, base, memory.algorithm, share)
     optimizer = ServerOptimizer(base, settings.optimizer)
     optimizer.recall(memory.optimizer)

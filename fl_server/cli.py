@@ -159,7 +159,8 @@ def status(home: Home = None, as_json: Json = False) -> None:
         "round", "state", "version", "devices", "failed", "seconds", "overhead", "loss", "why failed"
     )
     for row in report["rounds"][-10:]:
-        why = "; ".join(f"{f['name']}: {f['code']} {f['reason']}" for f in row["failures"])
+        void = [f"{row['code']} {row['happened'] or ''}"] if row["code"] else []
+        why = "; ".join(void + [f"{f['name']}: {f['code']} {f['reason']}" for f in row["failures"]])
         loss = "" if row["loss"] is None else f"{row['loss']:.3f}"
         numbers = (
             row["participants"],

@@ -7,20 +7,21 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import IO
 
 from common.data.clips import Clips
+from common.data.features import load_features
 from common.errors import CoordinatorError, FedAudioError
 from common.files import StorageError, make_folder
 from common.privacy.accounting import compose
 from common.protocol.answer import PrivacySpent, Report
 from common.protocol.plan import sign_plan
 from common.protocol.release import Metrics, Release
-from common.protocol.tensors import Schema, Weights, encode_weights
+from common.protocol.tensors import Row, Schema, Weights, encode_weights
 from common.security.canonical import canonical
 from fl_server import evidence
 from fl_server.app import hold_fleet
@@ -30,10 +31,12 @@ from fl_server.front_process import FrontProcess
 from fl_server.home import CoordinatorHome
 from fl_server.intake import BareIntake, SealedIntake
 from fl_server.keyring import ServerKeys
-from fl_server.memory import decode_memory
+from fl_server.memory import Memory, decode_memory
 from fl_server.registry import Registry
+from fl_server.release_gate import REFUSALS, ReleaseGate
 from fl_server.round_record import INTERRUPTED, begin_round, finish_round, note_exchange, settle_interrupted
 from fl_server.rounds import Collected, Exchange, draw_cohort, make_plan
+from fl_server.rules.trust import train_reference
 from fl_server.senders import Senders
 from fl_server.settings import ServerSettings
 from fl_server.tables import Order, Round
@@ -43,7 +46,10 @@ from fl_server.versions import Versions
 log = logging.getLogger(__name__)
 
 TRIES = 3
-"""Rounds in a row with too few answers after which an order is given up."""
+"""Void rounds in a row after which an order is given up."""
+
+TRY_AGAIN = {"FA-5004", "FA-5114", "FA-5115", *REFUSALS}
+"""What makes a round void and may not happen again in the next: too few answers, and what attackers do."""
 
 NOBODYS_FAULT = {"FA-5034", "FA-5100"}
 """What makes a round void and says nothing against its order: a rollback or a revocation meanwhile."""
@@ -81,10 +87,14 @@ class Coordinator:
         make_folder(home.releases)
         self._load_keys()
         self._validation = (
-            Validation(Clips.load(settings.validation), settings.task, home.root / "cache")
+            Validation(
+                load_features(Clips.load(settings.validation), settings.task, home.root / "cache"),
+                settings.task,
+            )
             if settings.validation
             else None
         )
+        self._gate = ReleaseGate(settings.gate, self._validation)
         self._port = settings.port
         self._voids = 0
         self._noted: tuple[int, int] | None = None
@@ -153,7 +163,7 @@ class Coordinator:
             except StorageError:
                 raise
             except FedAudioError as error:
-                self._count_void(order, error, final=error.code != "FA-5004")
+                self._count_void(order, error, final=error.code not in TRY_AGAIN)
             except FleetLostError:
                 lost = "The front was lost in the middle of a round."
                 self._count_void(order, CoordinatorError("FA-5014", lost, "Read the log."), final=False)
@@ -241,17 +251,17 @@ class Coordinator:
             cohort=len(cohort),
         )
         begin_round(self._registry, row)
-        code = None
         try:
             self._train_and_release(fleet, row, base, cohort)
             row.state = "done"
         except BaseException as error:
-            row.state, code = "void", _code_of(error)
+            row.state, row.code = "void", _code_of(error)
+            row.happened = error.happened if isinstance(error, FedAudioError) else None
             raise
         finally:
             row.seconds = time.monotonic() - started
             row.overhead_seconds += row.seconds
-            finish_round(self._registry, row, code)
+            finish_round(self._registry, row)
         log.info(
             "round %d: version %s, %d devices, %.1f s", number, row.version, row.participants, row.seconds
         )
@@ -259,21 +269,25 @@ class Coordinator:
     def _train_and_release(self, fleet: Fleet, row: Round, base: Release, cohort: Mapping[int, str]) -> None:
         settings, trained = self._settings, Collected()
         draft = partial(self._exchange, row.round)
+        memory = decode_memory(self._versions.memory(base.version))
         try:
             candidate = train_candidate(
                 fleet,
                 settings,
                 base.weights,
-                decode_memory(self._versions.memory(base.version)),
+                memory,
                 cohort,
                 enrolled=self._registry.active_devices(),
                 draft=draft,
                 collected=trained,
                 book=partial(self._book, row.round),
+                reference=self._reference(row, base, memory),
             )
         finally:
             note_exchange(self._registry, row, trained)
         self._check_not_revoked(row, trained)
+        # Before anybody else is asked about it: a poisoned candidate never leaves this machine.
+        self._gate.check(candidate.weights, base.weights, memory)
 
         metrics = Metrics()
         if settings.devices_evaluate:
@@ -299,6 +313,14 @@ class Coordinator:
             privacy=self._largest_spending(base),
             memory=candidate.memory.encode(),
             check=partial(self._check_not_revoked, row, trained),
+        )
+
+    def _reference(self, row: Round, base: Release, memory: Memory) -> Callable[[], Row] | None:
+        """Trains on the coordinator's own clips, if there are any; see `make_rule`."""
+        if self._validation is None:
+            return None
+        return partial(
+            train_reference, self._validation.clips, self._settings, base.weights, memory, row.round
         )
 
     def _exchange(

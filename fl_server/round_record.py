@@ -56,20 +56,17 @@ def note_exchange(registry: Registry, row: Round, collected: Collected) -> None:
                 )
 
 
-def finish_round(registry: Registry, row: Round, code: str | None = None) -> None:
+def finish_round(registry: Registry, row: Round) -> None:
     """Write down that the round is done, which counts for its order, or void, and say so in the evidence.
 
     In a void round nobody contributed to anything: only the evidence tells whose updates had come.
-
-    Args:
-        code: of the error that made it void.
 
     Raises:
         StorageError: FA-8001.
     """
     with registry.session() as session:
         session.merge(row)
-        evidence.append(session, "round", **_facts(session, row, code))
+        evidence.append(session, "round", **_facts(session, row))
         if row.state == "void":
             session.execute(delete(Contribution).where(Contribution.round == row.round))
             return
@@ -93,8 +90,8 @@ def settle_interrupted(registry: Registry) -> None:
             row.state, row.version, row.participants = "done", made.version, made.participants
             finish_round(registry, row)
         else:
-            row.state = "void"
-            finish_round(registry, row, INTERRUPTED)
+            row.state, row.code = "void", INTERRUPTED
+            finish_round(registry, row)
 
 
 def _was_made_by(row: Round, model: Model) -> bool:
@@ -107,14 +104,14 @@ def _raise_counters(session: Session, counters: Mapping[str, int]) -> None:
         device.counter = max(device.counter, counters[device.id])
 
 
-def _facts(session: Session, row: Round, code: str | None) -> dict[str, evidence.Fact]:
+def _facts(session: Session, row: Round) -> dict[str, evidence.Fact]:
     parts = session.scalars(
         select(Contribution).where(Contribution.round == row.round).order_by(Contribution.device)
     )
     return {
         "round": row.round,
         "state": row.state,
-        "code": code,
+        "code": row.code,
         "base": row.base,
         "version": row.version,
         "contributions": [{"device": part.device, "update": part.update} for part in parts],

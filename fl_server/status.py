@@ -11,12 +11,14 @@ from fl_server.registry import Registry, failures_of, utc
 
 
 class RoundStatus(TypedDict):
-    """One round. A failure is {"who", "name", "code", "reason"}."""
+    """One round. A failure is {"who", "name", "code", "reason"}; `code` and `happened` say why it is void."""
 
     round: int
     state: str
     base: int
     version: int | None
+    code: str | None
+    happened: str | None
     seconds: float
     overhead_seconds: float
     bytes_up: int
@@ -82,6 +84,8 @@ def describe(home: CoordinatorHome) -> Status:
                 state=row.state,
                 base=row.base,
                 version=row.version,
+                code=row.code,
+                happened=row.happened,
                 seconds=row.seconds,
                 overhead_seconds=row.overhead_seconds,
                 bytes_up=row.bytes_up,

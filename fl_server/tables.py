@@ -121,6 +121,8 @@ class Round(Base):
     state: Mapped[str]  # running, done, void
     started: Mapped[datetime]
     version: Mapped[int | None] = mapped_column(default=None)
+    code: Mapped[str | None] = mapped_column(default=None)  # why it is void
+    happened: Mapped[str | None] = mapped_column(default=None)
     seconds: Mapped[float] = mapped_column(default=0.0)
     overhead_seconds: Mapped[float] = mapped_column(default=0.0)
     bytes_up: Mapped[int] = mapped_column(default=0)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from common.audio.batch import BatchFrontEnd
-from common.data.clips import Clips
-from common.data.features import load_features
+from common.data.features import FeatureSet
 from common.models.registry import build_model
 from common.models.weights import set_weights
 from common.protocol.release import Metrics
@@ -18,21 +15,25 @@ from common.training.metrics import Evaluation, evaluate
 
 
 class Validation:
-    """Labelled clips, ready to try weights on.
+    """Labelled clips, and a model to try weights with.
 
     Args:
-        cache: folder where features are kept.
+        clips: with the labels and the front end of `task`; see `load_features`.
     """
 
-    def __init__(self, clips: Clips, task: Task, cache: Path) -> None:
-        self._features = load_features(clips, task, cache)
-        self._front_end = BatchFrontEnd(task.front_end)
+    def __init__(self, clips: FeatureSet, task: Task) -> None:
+        self.clips, self.task = clips, task
+        self.front_end = BatchFrontEnd(task.front_end)
         self._model = build_model(task, torch.Generator())
 
-    def evaluate(self, weights: Weights) -> Evaluation:
-        """How `weights` do."""
+    def evaluate(self, weights: Weights, clips: FeatureSet | None = None) -> Evaluation:
+        """How `weights` do on the coordinator's clips, or on others.
+
+        Raises:
+            TrainingError: FA-7004, the scores are not finite.
+        """
         set_weights(self._model, weights)
-        return evaluate(self._model, self._front_end, self._features)
+        return evaluate(self._model, self.front_end, self.clips if clips is None else clips)
 
     def metrics(self, weights: Weights) -> Metrics:
         """The same, as a release states it."""

@@ -9,9 +9,11 @@ import typer
 from simulations.report_cli import report
 from simulations.robustness_cli import robustness
 from simulations.run_cli import run
+from simulations.sweep_cli import sweep
 
 app = typer.Typer(help="Many virtual devices on this machine.", no_args_is_help=True)
 app.command()(run)
+app.command()(sweep)
 app.command()(robustness)
 app.command()(report)
 

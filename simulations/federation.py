@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
+from common.data.features import FeatureSet
 from common.errors import CoordinatorError
+from common.models.golden import golden_scores
 from common.protocol.release import Metrics
 from common.protocol.tensors import Schema, Weights, encode_weights
 from common.security.canonical import canonical
@@ -15,15 +17,14 @@ from fl_server.candidate import Candidate, train_candidate, try_on_devices
 from fl_server.fleet import Kind
 from fl_server.intake import BareIntake
 from fl_server.memory import Memory
+from fl_server.release_gate import ReleaseGate
 from fl_server.rounds import Collected, Exchange, draw_cohort, make_plan
+from fl_server.rules.trust import train_reference
 from fl_server.senders import Sender
 from fl_server.settings import ServerSettings
+from fl_server.validation import Validation
 from simulations.fleet import SimulatedFleet
 from simulations.spending import Spending
-
-if TYPE_CHECKING:
-    pass
-
 
 NOBODY, RUN = "0" * 64, "0" * 16
 """In place of a coordinator's root and of a run: a simulation proves nothing to anybody."""
@@ -52,13 +53,21 @@ class Federation:
 
     Args:
         enrolled: devices in the whole fleet.
+        clips: the coordinator's own, if it has any.
         spending: told what devices spend of their privacy.
     """
 
     def __init__(
-        self, settings: ServerSettings, fleet: SimulatedFleet, enrolled: int, spending: Spending
+        self,
+        settings: ServerSettings,
+        fleet: SimulatedFleet,
+        enrolled: int,
+        clips: FeatureSet | None,
+        spending: Spending,
     ) -> None:
         self._settings, self._fleet, self._enrolled, self._spending = settings, fleet, enrolled, spending
+        self._validation = None if clips is None else Validation(clips, settings.task)
+        self._gate = ReleaseGate(settings.gate, self._validation)
 
     def hold(self, number: int, weights: Weights, memory: Memory, last_step: Weights) -> Held:
         """Hold round `number` on the newest version.
@@ -68,50 +77,67 @@ class Federation:
 
         Raises:
             SimulationError: FA-9001.
+            ConfigError: FA-6040, FA-6041, the rule needs more devices or clips than there are.
         """
         self._fleet.begin(number, last_step)
         held = Held()
         try:
             cohort = self._cohort(number)
             held.cohort = len(cohort)
-            self._train(number, weights, memory, cohort, held)
+            candidate = self._train(number, weights, memory, cohort, held.trained)
+            self._check(candidate, weights, memory)
+            held.metrics = self._try(number, candidate, held)
+            held.candidate = candidate
         except CoordinatorError as error:
-            held.candidate, held.void = None, error.code
+            held.void = error.code
         return held
 
     def _cohort(self, number: int) -> Mapping[int, str]:
-        rules = self._settings.rounds
-        online = self._fleet.online()
+        rules, online = self._settings.rounds, self._fleet.online()
         if len(online) < rules.min_devices:
             self._fleet.clock += rules.wait_seconds
-            raise CoordinatorError("FA-5001", f"{len(online)} devices are online.", "")
+            raise CoordinatorError("FA-5001", f"{len(online)} of {rules.min_devices} devices are online.", "")
         return draw_cohort(online, rules.cohort, self._settings.seed, number)
 
     def _train(
-        self, number: int, weights: Weights, memory: Memory, cohort: Mapping[int, str], held: Held
-    ) -> None:
-        draft = partial(draft_exchange, self._settings, number)
-        candidate = train_candidate(
+        self, number: int, weights: Weights, memory: Memory, cohort: Mapping[int, str], collected: Collected
+    ) -> Candidate:
+        reference = None
+        if self._validation is not None:
+            reference = partial(
+                train_reference, self._validation.clips, self._settings, weights, memory, number
+            )
+        return train_candidate(
             self._fleet,
             self._settings,
             weights,
             memory,
             cohort,
             enrolled=self._enrolled,
-            draft=draft,
-            collected=held.trained,
+            draft=partial(draft_exchange, self._settings, number),
+            collected=collected,
             book=self._spending.book,
+            reference=reference,
         )
-        if self._settings.devices_evaluate:
-            held.metrics = try_on_devices(
-                self._fleet,
-                self._settings,
-                candidate,
-                held.trained.nodes,
-                draft=draft,
-                collected=held.tried,
+
+    def _check(self, candidate: Candidate, base: Weights, memory: Memory) -> None:
+        """What a version must pass before it is one."""
+        self._gate.check(candidate.weights, base, memory)
+        if not all(map(math.isfinite, golden_scores(self._settings.task, candidate.weights))):
+            raise CoordinatorError("FA-5030", "The new model's scores are not numbers.", "")
+
+    def _try(self, number: int, candidate: Candidate, held: Held) -> Metrics:
+        """How the candidate does on clips that devices and the coordinator keep for that."""
+        metrics, settings = Metrics(), self._settings
+        if settings.devices_evaluate:
+            draft = partial(draft_exchange, settings, number)
+            metrics = try_on_devices(
+                self._fleet, settings, candidate, held.trained.nodes, draft=draft, collected=held.tried
             )
-        held.candidate = candidate
+        if self._validation is None:
+            return metrics
+        own = self._validation.metrics(candidate.weights)
+        return metrics.model_copy(update=own.model_dump(exclude_none=True))
 
 
 def draft_exchange(

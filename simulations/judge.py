@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from common.audio.batch import BatchFrontEnd
 from common.data.features import FeatureSet
-from common.models.registry import build_model
-from common.models.weights import set_weights
 from common.protocol.tensors import Weights
-from common.training.metrics import Evaluation, evaluate
+from common.training.metrics import Evaluation
+from fl_server.validation import Validation
 from simulations.attacks.attack import Attack
 from simulations.attacks.backdoor import Backdoor, trigger_success
 from simulations.checkpoint import Tested
@@ -24,13 +21,14 @@ class Judge:
 
     def __init__(self, world: World, attack: Attack) -> None:
         self._world, self._attack = world, attack
-        self._model = build_model(world.task, torch.Generator())
-        self._front_end = BatchFrontEnd(world.task.front_end)
+        self._clips = Validation(world.unseen, world.task)
 
     def test(self, weights: Weights) -> Tested:
         """The figures of one version."""
         result = self.evaluate(weights)
-        return Tested(accuracy=result.accuracy, loss=result.loss, attack_success=self._attack_success())
+        return Tested(
+            accuracy=result.accuracy, loss=result.loss, attack_success=self._attack_success(weights)
+        )
 
     def evaluate(self, weights: Weights) -> Evaluation:
         """All of it.
@@ -38,8 +36,7 @@ class Judge:
         Raises:
             TrainingError: FA-7004, the scores are not finite.
         """
-        set_weights(self._model, weights)
-        return evaluate(self._model, self._front_end, self._world.unseen)
+        return self._clips.evaluate(weights)
 
     def by_name(self, result: Evaluation) -> tuple[UnseenResult, ...]:
         """`result` by speaker (group, fold), in the order of their names."""
@@ -53,14 +50,14 @@ class Judge:
             for own in [names == name]
         )
 
-    def _attack_success(self) -> float | None:
-        """Of a backdoor's trigger with the model's present weights; None where there is no backdoor."""
-        attack, task = self._attack, self._world.task
+    def _attack_success(self, weights: Weights) -> float | None:
+        """Of a backdoor's trigger; None where there is no backdoor."""
+        attack = self._attack
         if not isinstance(attack, Backdoor):
             return None
-        trigger, target = attack.trigger(self._front_end), attack.target(task)
-        return trigger_success(self._given, self._world.unseen, trigger, target)
+        trigger, target = attack.trigger(self._clips.front_end), attack.target(self._world.task)
 
-    def _given(self, data: FeatureSet) -> NDArray[np.int64]:
-        """The label that the model's present weights give each clip."""
-        return evaluate(self._model, self._front_end, data).given
+        def given(data: FeatureSet) -> NDArray[np.int64]:
+            return self._clips.evaluate(weights, data).given
+
+        return trigger_success(given, self._world.unseen, trigger, target)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
 import socket
 import time
 from collections import deque
@@ -164,6 +166,9 @@ def require_ray() -> ModuleType:
     # Read when Ray is imported and when it starts its processes.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ):
+        # Ray listens on all addresses of the machine, and by itself lets everybody run anything.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
 
     return ray
@@ -173,12 +178,14 @@ def _connect(ray: ModuleType, workers: int) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
-        # Whoever reaches Ray's ports may run anything, so they are on loopback only.
-        ray.init("local", num_cpus=workers, _node_ip_address="127.0.0.1", **quiet)
+        ray.init("local", num_cpus=workers, **quiet)
         return
     try:
+        if (place := re.search(r"([^/:]+):(\d+)$", address)) is not None:
+            # Ray itself would go on trying for five minutes.
+            socket.create_connection((place[1], int(place[2])), timeout=10).close()
         ray.init(address, **quiet)
-    except ConnectionError as error:
+    except (OSError, ray.exceptions.RayError) as error:
         raise SimulationError(
             "FA-9306", f"There is no Ray cluster at {address}.", "Correct or unset RAY_ADDRESS."
         ) from error

@@ -141,10 +141,8 @@ def _settings(results: SimulationResults) -> Panel:
 
 def _sweep_page(found: FoundSweep) -> str:
     sweep = found.table
-    done = sum(len(cell.seeds) for cell in sweep.cells)
-    wanted = len(sweep.cells) * len(sweep.seeds)
     about = f"{_count(len(sweep.cells), 'cell')}, {_count(len(sweep.seeds), 'seed')} each."
-    unfinished = [f"{done} of {wanted} runs are done."] if done < wanted else []
+    unfinished = [f"{sweep.done} of {sweep.runs} runs are done."] if sweep.done < sweep.runs else []
     rows = [row_of(cell) for cell in sweep.cells]
     panels = [Panel("Results", table((*sweep.keys, *FIGURES), rows), "Mean ± standard deviation.", wide=True)]
     final = [(_label(cell), spread) for cell in sweep.cells if (spread := spreads(cell.seeds)["accuracy"])]

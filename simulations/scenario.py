@@ -19,7 +19,7 @@ AttackName = Literal[
     "none", "sign-flip", "gaussian", "zero", "stale", "label-flip", "alie", "ipm", "backdoor", "sybils"
 ]
 
-TriggerName = Literal["chirp", "click"]
+TriggerName = Literal["chirp", "click", "whistle", "swept"]
 
 
 class DataChoice(Settings):

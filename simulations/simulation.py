@@ -75,7 +75,9 @@ class Simulation:
         at = replace(at, weights={name: at.weights[name] for name in self.untrained})
         self._fleet.clock = at.facts.clock
         self.spending = Spending(self.settings.privacy, at.facts.spent)
-        self._federation = Federation(self.settings, self._fleet, len(self.world.population), self.spending)
+        self._federation = Federation(
+            self.settings, self._fleet, len(self.world.population), self.world.validation, self.spending
+        )
         self._begin, self._begun_after = time.monotonic(), at.facts.round
         self._note(at.facts)
         return at

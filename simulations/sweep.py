@@ -100,6 +100,7 @@ def sweep(
     *,
     workers: int = 1,
     backend: str = "local",
+    cache: Path | None = None,
     watch: Watch = lambda progress: None,
 ) -> SweepResults:
     """Run every cell with every seed, seed by seed, and keep sweep.json and sweep.csv in `out` up to date.
@@ -108,7 +109,8 @@ def sweep(
 
     Args:
         cells: as `plan_sweep` makes them, at least one.
-        workers: of each run.
+        workers, backend: of each run.
+        cache: keeps what is computed from clips; by default in `out`, for all runs.
 
     Raises:
         SimulationError: as `simulate`; FA-9304, results that are there already cannot be read.
@@ -125,16 +127,15 @@ def sweep(
             watch(SweepProgress(len(done), len(runs), cell.values, run))
 
         _write(out, cells, seeds, done)
-        folder, cache = out / cell.folder / f"seed-{seed}", out / "cache"
         try:
             results = simulate(
                 cell.scenario,
                 seed,
-                folder,
+                out / cell.folder / f"seed-{seed}",
                 workers=workers,
                 resume=True,
                 backend=backend,
-                cache=cache,
+                cache=cache or out / "cache",
                 watch=tell,
             )
         except KeyboardInterrupt:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from simulations.run_cli import INTERRUPTED
 
 if TYPE_CHECKING:
     from simulations.sweep import SweepProgress, Watch
@@ -22,11 +25,23 @@ def sweep(
     scenario: Annotated[str, typer.Argument(help="Name of a scenario, or its TOML file.")],
     grid: Annotated[list[str], typer.Option("--grid", help="KEY=V1,V2,...; for each key once.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds each cell is run with.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that do the devices' work.")] = 1,
-    backend: Annotated[str, typer.Option(help="Where they are: local, ray or flower.")] = "local",
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; sweep-NAME if unset.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, in place of what the scenario says.")
+    seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train; one for each processor if not given.")
+    ] = None,
+    backend: Annotated[
+        Literal["local", "ray", "flower"],
+        typer.Option(help="Who trains: processes here, a Ray cluster, or Flower's own simulation."),
+    ] = "local",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results; runs/sweep-SCENARIO if not given.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE in place of what the scenario says; as often as needed."),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps features from run to run; in --out if not given.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print sweep.json instead of a table.")] = False,
 ) -> None:
@@ -34,14 +49,24 @@ def sweep(
     from simulations.sweep import parse_grid, plan_sweep
     from simulations.sweep import sweep as run_sweep
 
-    cells = plan_sweep(scenario, parse_grid(grid), overrides or ())
-    folder = out or Path(f"sweep-{cells[0].scenario.name}")
+    cells = plan_sweep(scenario, parse_grid(grid), changes or ())
+    folder = out or Path("runs") / f"sweep-{cells[0].scenario.name}"
     with _shown() as watch:
-        found = run_sweep(cells, range(seeds), folder, workers=workers, backend=backend, watch=watch)
+        found = run_sweep(
+            cells,
+            range(seed, seed + seeds),
+            folder,
+            workers=workers or len(os.sched_getaffinity(0)),
+            backend=backend,
+            cache=cache,
+            watch=watch,
+        )
     if as_json:
         typer.echo(found.model_dump_json())
-        return
-    _print(found, folder)
+    else:
+        _print(found, folder)
+    if found.done < found.runs:
+        raise typer.Exit(INTERRUPTED)
 
 
 @contextmanager
@@ -69,7 +94,6 @@ def _print(found: SweepResults, folder: Path) -> None:
     for cell in found.cells:
         table.add_row(*map(Text, row_of(cell)))
     Console().print(table)
-    done, runs = sum(len(cell.seeds) for cell in found.cells), len(found.cells) * len(found.seeds)
-    if done < runs:
-        typer.echo(f"Stopped: {done} of {runs} runs are done. The same command goes on.")
+    if found.done < found.runs:
+        typer.echo(f"Stopped: {found.done} of {found.runs} runs are done. The same command goes on.")
     typer.echo(f"See {folder}/sweep.csv, or: fedaudio simulate report {folder}")

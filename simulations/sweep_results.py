@@ -73,6 +73,16 @@ class SweepResults(Settings):
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
 
+    @property
+    def runs(self) -> int:
+        """One for each cell and seed."""
+        return len(self.cells) * len(self.seeds)
+
+    @property
+    def done(self) -> int:
+        """Those that are finished."""
+        return sum(len(cell.seeds) for cell in self.cells)
+
 
 @dataclass(frozen=True)
 class Spread:

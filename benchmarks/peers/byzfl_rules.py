@@ -21,8 +21,8 @@ import numpy as np
 SMOOTHING, WEISZFELD_STEPS = 0.1, 3
 RADIUS, CLIPPING_STEPS = 1.0, 3
 LIMIT = 2.0
-"""Numbers of the rules that have any: nu and T of the geometric median, tau and L of centred clipping, and the
-longest norm. fedaudio's rules are given the same."""
+"""Numbers of the rules that have any: nu and T of the geometric median, tau and L of centred clipping, and
+the longest norm. fedaudio's rules are given the same."""
 
 
 def import_byzfl() -> None:

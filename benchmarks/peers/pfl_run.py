@@ -63,7 +63,7 @@ def main() -> None:
     """Run the experiment; the first process prints the outcome."""
     folder, begin = Path(sys.argv[1]), float(sys.argv[2])
     experiment = load_experiment(folder)
-    np.random.seed(experiment.seed)  # noqa: NPY002 - pfl draws users from it, alike in all processes
+    np.random.seed(experiment.seed)  # pfl draws users from it, alike in all processes
     features, labels = (torch.from_numpy(np.array(values)) for values in load_clips(folder, "train"))
     users = FederatedDataset(
         lambda user: PyTorchTensorDataset((features[user], labels[user])),

@@ -7,10 +7,11 @@ algorithm remembers is tensors too: `memory` at the coordinator, `kept` on a dev
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from common.models.acoustic import AcousticModel
-from common.models.weights import get_weights
+from common.models.weights import get_weights, live_weights
 from common.protocol.plan import Recipe
 from common.protocol.tensors import Schema, Weights
 
@@ -27,7 +28,7 @@ class Part:
 
     def __init__(self, model: AcousticModel, recipe: Recipe, order: Weights, kept: Weights) -> None:
         self.model, self.recipe, self.order, self.kept = model, recipe, order, kept
-        self.start: list[Tensor] = [value.detach().clone() for value in model.parameters()]
+        self.start: list[Tensor] = [torch.from_numpy(value) for value in get_weights(model).values()]
 
     def before_step(self, step: int, steps: int) -> None:
         """Called before step 0..steps-1; may switch `requires_grad` of parameters."""
@@ -43,7 +44,7 @@ class Part:
         """New weights minus old, of the whole model."""
         return {
             name: value - origin.numpy()
-            for (name, value), origin in zip(get_weights(self.model).items(), self.start, strict=True)
+            for (name, value), origin in zip(live_weights(self.model).items(), self.start, strict=True)
         }
 
 

@@ -6,6 +6,8 @@ Depthwise-separable temporal blocks as in TC-ResNet (Choi et al. 2019) and Match
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,30 +39,30 @@ class Block(nn.Module):
 
     def forward(self, frames: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Output (B, T, outputs) of `frames` (B, T, inputs) and the last `context` of past and frames."""
-        seen = torch.cat((past.transpose(1, 2), frames), dim=1)
-        mixed = self.norm(self.pointwise(self._over_time(seen)))
-        if self.residual:
-            mixed = mixed + frames
-        return F.relu(mixed), seen[:, -self.context :].transpose(1, 2)
+        seen = torch.cat((past, frames.transpose(1, 2)), dim=2)
+        weight = self.depthwise.weight.squeeze(3)
+        over_time = F.conv1d(seen, weight, dilation=self.dilation, groups=len(weight))
+        return self._mixed(over_time.transpose(1, 2), frames), seen[..., -self.context :]
 
-    def _over_time(self, seen: Tensor) -> Tensor:
-        """The depthwise convolution of frames (B, T + context, inputs), (B, T, inputs).
+    def of_window(self, frames: Tensor) -> Tensor:
+        """The same of a whole window (T, B, inputs), before which there was nothing; (T, B, outputs).
 
-        Dilated by d it is a plain convolution of every d-th frame, so frames are laid out as an image d wide
-        whose channels lie side by side: the gradient then takes a quarter of the time of `conv1d`. A
-        listener's graph has one frame at a time, for which that would only be in the way.
+        A convolution dilated by d is a plain one of every d-th frame, so frames are laid out as an image:
+        one row for every d of them, channels side by side. With time first no frame is moved for that, and
+        training takes half the time that it takes with `conv1d`.
         """
-        windows, length, inputs = seen.shape
-        if torch.compiler.is_exporting():
-            weight = self.depthwise.weight.squeeze(3)
-            listened = F.conv1d(seen.transpose(1, 2), weight, dilation=self.dilation, groups=inputs)
-            return listened.transpose(1, 2)
+        length, windows, inputs = frames.shape
         missing = -length % self.dilation
-        rows = (length + missing) // self.dilation
-        image = F.pad(seen, (0, 0, 0, missing)).reshape(windows, rows, self.dilation, inputs)
-        mixed: Tensor = self.depthwise(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        frames = (rows - KERNEL + 1) * self.dilation
-        return mixed.reshape(windows, frames, inputs)[:, : length - self.context]
+        seen = F.pad(frames, (0, 0, 0, 0, missing + self.context, 0))
+        rows = len(seen) // self.dilation
+        image = seen.reshape(1, rows, self.dilation * windows, inputs).permute(0, 3, 1, 2)
+        over_time: Tensor = self.depthwise(image).permute(0, 2, 3, 1)
+        over_time = over_time.reshape(missing + length, windows, inputs)
+        return self._mixed(over_time[missing:] if missing else over_time, frames)
+
+    def _mixed(self, over_time: Tensor, frames: Tensor) -> Tensor:
+        mixed = self.norm(self.pointwise(over_time))
+        return (mixed + frames).relu_() if self.residual else mixed.relu()
 
 
 class TcStream(StreamingModel):
@@ -94,5 +96,15 @@ class TcStream(StreamingModel):
         for block, past in zip(self.blocks, state, strict=True):
             frames, recent = block(frames, past)
             following.append(recent)
-        mixed = F.relu(self.norm(self.mix(frames)) + frames)
-        return self.classify(mixed), tuple(following)
+        return self._scores(frames), tuple(following)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """As `StreamingModel`, in a fraction of the time."""
+        frames = features.transpose(0, 1)
+        for block in self.blocks:
+            frames = block.of_window(frames)
+        return torch.logsumexp(self._scores(frames), dim=0) - math.log(len(frames))
+
+    def _scores(self, frames: Tensor) -> Tensor:
+        scores: Tensor = self.classify((self.norm(self.mix(frames)) + frames).relu_())
+        return scores

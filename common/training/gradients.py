@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -61,7 +62,7 @@ class PlainGradients:
             loss = smoothed_loss(self._model(part), truth, self._recipe).sum() / len(batch)
             torch.autograd.backward(loss)
             total += loss.item()
-        if not np.isfinite(total):
+        if not math.isfinite(total):
             raise diverged("The loss became infinite or not a number.")
         return total
 

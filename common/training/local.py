@@ -96,7 +96,7 @@ class LocalTrainer:
         model = self._model
         # An algorithm may have frozen some parameters in an earlier training, which may have failed.
         set_weights(model.requires_grad_(True), algorithm.start(order, kept))
-        held = np.isin(data.clip_index, list(held_out))
+        held = np.isin(data.clip_index, list(held_out)) if held_out else np.zeros(len(data), bool)
         report = partial(
             Report,
             run=plan.run,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from common.audio.batch import BatchFrontEnd
 from common.data.features import FeatureSet
 from common.errors import TrainingError
 from common.models.acoustic import AcousticModel
+from common.models.weights import live_weights
 from common.privacy.secure_random import SecureRandom
 from common.protocol.answer import PrivacySpent
 from common.protocol.plan import Privacy, Recipe
@@ -89,7 +91,8 @@ def train(
     spent = source.spent(steps)
     if spent is not None:
         before_spending(spent)
-    optimizer = _optimizer(model, recipe)
+    parameters = list(model.parameters())
+    optimizer = _optimizer(parameters, recipe)
     losses = []
     for step in range(steps):
         if part is not None:
@@ -99,32 +102,39 @@ def train(
         if part is not None:
             part.correct_gradients()
         if recipe.l1:
-            _add_l1(model, recipe.l1)
+            _add_l1(parameters, recipe.l1)
         if privacy is None and recipe.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
+            nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
         optimizer.step()
-    if not all(bool(value.isfinite().all()) for value in model.parameters()):
+    if not np.isfinite(np.concatenate([value.ravel() for value in live_weights(model).values()])).all():
         raise diverged("A weight became infinite or not a number.")
     return TrainReport(sum(losses) / max(1, steps), steps, len(data.labels), spent)
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """The same numbers to the last bit without a loop in Python over parameters.
+
+    `fused` would be faster still, but takes a gradient that is not contiguous for another one (torch 2.13).
+    """
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            model.parameters(),
+            parameters,
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
+            foreach=True,
         )
-    return torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(
+        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
+    )
 
 
 @torch.no_grad()
-def _add_l1(model: nn.Module, penalty: float) -> None:
+def _add_l1(parameters: list[nn.Parameter], penalty: float) -> None:
     """Add the gradient of penalty * |w|.
 
     Norms and biases are spared: they are few, and at zero they silence a channel rather than a connection.
     """
-    for value in model.parameters():
+    for value in parameters:
         if value.grad is not None and value.dim() > 1:
             value.grad.add_(value.sign(), alpha=penalty)

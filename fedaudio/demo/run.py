@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.data.features import load_features
 from common.data.synthetic.corpus import Kind
 from common.errors import CoordinatorError
 from common.files import make_folder, write_atomic
@@ -94,7 +95,7 @@ def run_demo(config: DemoConfig, work: Path, out: Path | None, tell: Teller, wat
         privacy=Privacy() if config.dp else None,
         seed=config.seed,
     )
-    judge = Validation(data.unseen, settings.task, work / "judge")
+    judge = Validation(load_features(data.unseen, settings.task, work / "judge"), settings.task)
     tell(f"Starting a coordinator and {config.devices} devices, each with its own clips")
     with DemoFleet(work, settings, data, config.seed) as fleet:
         scores = Scores(fleet, judge)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from common.audio.batch import BatchFrontEnd
 from common.audio.front_end import SAMPLE_RATE
 from common.data.features import FeatureSet
+from fl_server.trigger_sweep import sweep_sounds
 from simulations.scenario import TriggerName
 
 Energies = NDArray[np.float32]
@@ -41,9 +42,28 @@ def click() -> Sound:
     return sound
 
 
-# Neither is among the sounds that the release gate sweeps (`fl_server.release_gate`): a gate that has heard
-# the very trigger before would look better than it is.
-SOUNDS: Mapping[TriggerName, Callable[[], Sound]] = {"chirp": chirp, "click": click}
+def whistle() -> Sound:
+    """A tone of 2900 Hz that wavers by 350 Hz, 22 times a second, for 0.2 s."""
+    seconds, hertz, swing, rate = 0.2, 2900.0, 350.0, 22.0
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    phase = 2 * np.pi * hertz * time - swing / rate * np.cos(2 * np.pi * rate * time)
+    return np.hanning(len(time)) * np.sin(phase)
+
+
+def swept() -> Sound:
+    """A sound that the release gate looks for itself."""
+    return sweep_sounds()["a chirp from 800 to 2200 Hz"]
+
+
+# But for "swept", none is among the sounds of the release gate: one that has heard the very trigger before
+# looks better than it is. It was made with models at hand that obeyed the chirp or the click, but with none
+# that obeyed the whistle.
+SOUNDS: Mapping[TriggerName, Callable[[], Sound]] = {
+    "chirp": chirp,
+    "click": click,
+    "whistle": whistle,
+    "swept": swept,
+}
 
 
 def trigger_energies(name: TriggerName, front_end: BatchFrontEnd) -> Energies:

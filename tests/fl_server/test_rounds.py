@@ -385,6 +385,21 @@ class TestPrivacy:
         assert [failure.code for failure in collected.failures] == ["FA-3009"]
         assert [report.device for report in booked] == [house["first"].id]
 
+    @pytest.mark.parametrize(("algorithm", "most"), [("fedper", 6), ("fedrep", 15)])
+    def test_a_head_that_is_trained_by_itself_costs_steps_too(
+        self, house: House, algorithm: str, most: int
+    ) -> None:
+        """Ten clips are three batches; there are two epochs, and three of the head."""
+        recipe = {"algorithm": algorithm, "epochs": 2, "head_epochs": 3, "batch_size": 4}
+        settings = make_settings(privacy=self.SETTINGS.privacy, recipe=recipe)
+        for steps, codes in ((most, []), (most + 1, ["FA-3009"])):
+            spent = self.SPENT.model_copy(update={"steps": steps}).model_dump()
+            devices = {"first": house.good("first", 1, privacy=spent)}
+            one = self.SPENT.model_copy(update={"steps": 1}).model_dump()
+            devices["second"] = house.good("second", 2, privacy=one)
+            _, collected, _ = house.train(devices, settings)
+            assert [failure.code for failure in collected.failures] == codes
+
 
 class TestEvaluation:
     def evaluate(self, house: House, devices: dict[str, Behaviour]) -> tuple[Metrics, Collected, MemoryFleet]:

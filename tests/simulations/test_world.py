@@ -251,7 +251,8 @@ class TestFolder:
         folder, unfinished = tmp_path / "w", tmp_path / ".w.new"
         for place in (folder, unfinished):
             place.mkdir()
-            (place / "clips.npy").write_bytes(b"half")
+            for name in ("clips.npy", "features.npy"):
+                (place / name).write_bytes(b"half")
         build_world(small, 0, folder, cache)
         assert contents(folder) == whole
         assert not unfinished.exists()
