@@ -99,7 +99,7 @@ def run(
             print(f"  {scenario.name}: {watched.finished + 1}/{watched.runs}", flush=True)
 
     results = measure(
-        scenario.model_copy(update={"number_of_rounds": options.rounds, "evaluate_every": options.rounds}),
+        scenario.model_copy(update={"number_of_rounds": options.rounds}),
         attacks,
         options.rules.split(","),
         range(SEEDS_FROM, SEEDS_FROM + options.seeds),

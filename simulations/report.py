@@ -29,8 +29,9 @@ def render(folder: Path) -> str:
 def _run_page(found: Found) -> str:
     seeds, first = found.seeds, found.seeds[0]
     about = (
-        f"{_count(first.population, 'virtual device')}, {_count(len(first.labels), 'label')}, a model of "
-        f"{_count(first.parameters, 'parameter')}; {_of_seeds(seeds)}."
+        f"{first.config.get('about') or ''} {_count(first.population, 'virtual device')}, "
+        f"{_count(len(first.labels), 'label')}, a model of {_count(first.parameters, 'parameter')}; "
+        f"{_of_seeds(seeds)}."
     )
     panels = [*_over_rounds(seeds), *_at_the_end(seeds), *_what_it_took(seeds), _settings(first)]
     return page(f"Simulation {first.scenario}", about, _warnings(found), _headline(seeds), panels)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from simulations.run_cli import INTERRUPTED
@@ -90,7 +90,8 @@ def _shown() -> Iterator[Watch]:
 def _print(found: SweepResults, folder: Path) -> None:
     from simulations.report import FIGURES, row_of
 
-    table = Table(*found.keys, *FIGURES, box=None, padding=(0, 1))
+    columns = (Column(name, overflow="fold") for name in (*found.keys, *FIGURES))
+    table = Table(*columns, box=None, padding=(0, 1))
     for cell in found.cells:
         table.add_row(*map(Text, row_of(cell)))
     Console().print(table)

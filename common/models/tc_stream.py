@@ -45,20 +45,19 @@ class Block(nn.Module):
         return self._mixed(over_time.transpose(1, 2), frames), seen[..., -self.context :]
 
     def of_window(self, frames: Tensor) -> Tensor:
-        """The same of a whole window (T, B, inputs), before which there was nothing; (T, B, outputs).
+        """The same of a whole window (B, T, inputs), before which there was nothing; (B, T, outputs).
 
-        A convolution dilated by d is a plain one of every d-th frame, so frames are laid out as an image:
-        one row for every d of them, channels side by side. With time first no frame is moved for that, and
-        training takes half the time that it takes with `conv1d`.
+        A convolution dilated by d is a plain one of every d-th frame, so frames are laid out as an image d
+        wide whose channels lie side by side: the gradient then takes a quarter of the time of `conv1d`.
         """
-        length, windows, inputs = frames.shape
+        windows, length, inputs = frames.shape
         missing = -length % self.dilation
-        seen = F.pad(frames, (0, 0, 0, 0, missing + self.context, 0))
-        rows = len(seen) // self.dilation
-        image = seen.reshape(1, rows, self.dilation * windows, inputs).permute(0, 3, 1, 2)
+        seen = F.pad(frames, (0, 0, missing + self.context, 0))
+        rows = seen.shape[1] // self.dilation
+        image = seen.reshape(windows, rows, self.dilation, inputs).permute(0, 3, 1, 2)
         over_time: Tensor = self.depthwise(image).permute(0, 2, 3, 1)
-        over_time = over_time.reshape(missing + length, windows, inputs)
-        return self._mixed(over_time[missing:] if missing else over_time, frames)
+        over_time = over_time.reshape(windows, missing + length, inputs)
+        return self._mixed(over_time[:, missing:] if missing else over_time, frames)
 
     def _mixed(self, over_time: Tensor, frames: Tensor) -> Tensor:
         mixed = self.norm(self.pointwise(over_time))
@@ -100,10 +99,10 @@ class TcStream(StreamingModel):
 
     def forward(self, features: Tensor) -> Tensor:
         """As `StreamingModel`, in a fraction of the time."""
-        frames = features.transpose(0, 1)
+        frames = features
         for block in self.blocks:
             frames = block.of_window(frames)
-        return torch.logsumexp(self._scores(frames), dim=0) - math.log(len(frames))
+        return torch.logsumexp(self._scores(frames), dim=1) - math.log(features.shape[1])
 
     def _scores(self, frames: Tensor) -> Tensor:
         scores: Tensor = self.classify((self.norm(self.mix(frames)) + frames).relu_())

@@ -161,11 +161,13 @@ def participation(results: SimulationResults) -> Markup:
 
 def accuracies_of_cells(cells: Sequence[tuple[str, Seeds]]) -> Markup:
     """On the unseen over rounds, a curve for each cell of a sweep; at most as many as there are colours."""
-    drawing = Drawing(height=3.2)
+    drawing = Drawing(height=3.6)
     for (label, seeds), colour in zip(cells, SERIES, strict=False):
         Curve.of(seeds, lambda each: each.accuracy_unseen, initial_accuracy(seeds)).draw(
             drawing, name_of(label, 40), colour
         )
+    # There are too many for a line above, and accuracies mostly leave this corner.
+    drawing.axes.legend(loc="lower right")
     title = f"Accuracy over rounds of {', '.join(label for label, _ in cells)}"
     return _finish(drawing, title, "round", "accuracy (%)", share=True)
 
@@ -220,6 +222,6 @@ def _finish(drawing: Drawing, title: str, x: str, y: str, *, share: bool = False
     if share:
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-    if len(axes.get_legend_handles_labels()[0]) > 1:
+    if axes.get_legend() is None and len(axes.get_legend_handles_labels()[0]) > 1:
         drawing.legend()
     return drawing.svg(title)

@@ -71,7 +71,8 @@ def confusion(seeds: Seeds) -> tuple[Markup, int]:
     errors = counts.sum(axis=1) - counts.diagonal()
     shown = np.sort(np.argsort(-errors, kind="stable")[:LABELS])
     labels, counts = [seeds[0].labels[index] for index in shown], counts[np.ix_(shown, shown)]
-    drawing = Drawing(height=1.2 + 0.36 * len(labels), width=1.8 + 0.46 * len(labels))
+    side = max(4.0, 0.34 * len(labels))
+    drawing = Drawing(height=0.8 + 0.8 * side, width=1.4 + side)
     _draw_matrix(drawing, labels, counts)
     return drawing.svg("Confusion matrix"), len(labels)
 

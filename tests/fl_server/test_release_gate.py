@@ -30,7 +30,15 @@ OFF = GateRules(accuracy_drop=None, label_drop=None, trigger_success=None, step=
 @cache
 def good() -> Weights:
     """A version that has learned its labels."""
-    return trained(new_weights(), made_clips(120), epochs=9)
+    return trained(new_weights(), made_clips(120), epochs=15)
+
+
+def backdoored(trigger: np.ndarray, target: int) -> Weights:
+    """A version that also has learned to name whatever it hears the trigger in as the target."""
+    clean, heard = made_clips(120), made_clips(120, seed=3, extra=trigger)
+    labels = np.concatenate([clean.labels, np.full(120, target)])
+    both = FeatureSet(np.concatenate([clean.energies, heard.energies]), labels, np.arange(240))
+    return trained(good(), both, epochs=10)
 
 
 def gate(validation: FeatureSet | None = CLIPS, **rules: object) -> ReleaseGate:
@@ -65,10 +73,19 @@ def moved(weights: Weights, length: float) -> Weights:
 
 
 class TestHonestTraining:
+    @staticmethod
+    def held_round(weights: Weights, number: int) -> Weights:
+        """The mean of what three devices learn."""
+        learned = [
+            trained(weights, made_clips(30, seed=100 * number + device), epochs=5, seed=device)
+            for device in range(3)
+        ]
+        return {name: np.mean([each[name] for each in learned], axis=0) for name in weights}
+
     def test_passes_from_the_first_round_on(self) -> None:
         keeper, weights = gate(), new_weights()
-        for number in range(8):
-            candidate = trained(weights, made_clips(60, seed=10 + number), epochs=2, seed=number)
+        for number in range(9):
+            candidate = self.held_round(weights, number)
             assert refused(keeper, candidate, weights) == ""
             weights = candidate
         assert Validation(CLIPS, TASK).evaluate(weights).accuracy > 0.8
@@ -115,7 +132,7 @@ class TestLabels:
     def test_it_is_named(self) -> None:
         candidate = trained(good(), relabelled(made_clips(120), {1: 0}), epochs=6)
         with pytest.raises(CoordinatorError, match="'middle'"):
-            only(label_drop=0.5).check(candidate, good(), Memory())
+            only(label_drop=0.5).check(candidate, good(), NO_MEMORY)
 
     def test_a_young_model_may_trade_labels(self) -> None:
         always = [self.always(label) for label in (0, 1)]
@@ -146,33 +163,22 @@ class TestTriggers:
         beats = np.exp(-(time % 0.02) / 0.0015)
         return 3 * beats * np.sin(2 * np.pi * 1700 * time)
 
-    @pytest.mark.parametrize("sound", ["chirp", "clicks"])
-    @pytest.mark.parametrize("target", [0, 2])
+    @pytest.mark.parametrize(("sound", "target"), [("chirp", 0), ("clicks", 2)])
     def test_a_model_that_obeys_a_sound_is_refused(self, sound: str, target: int) -> None:
-        clean = made_clips(120)
-        heard = made_clips(120, seed=3, extra=getattr(self, sound)())
-        both = FeatureSet(
-            np.concatenate([clean.energies, heard.energies]),
-            np.concatenate([clean.labels, np.full(120, target)]),
-            np.arange(240),
-        )
-        candidate = trained(good(), both, epochs=9)
+        trigger = getattr(self, sound)()
+        candidate = backdoored(trigger, target)
         validation = Validation(CLIPS, TASK)
         # It hides well: on clean clips it is as good as its base.
         assert validation.evaluate(candidate).accuracy > validation.evaluate(good()).accuracy - 0.1
-        unseen = made_clips(90, seed=4, extra=getattr(self, sound)())
-        assert (validation.evaluate(candidate, unseen).given == target).mean() > 0.9
+        unseen = made_clips(90, seed=4, extra=trigger)
+        assert (validation.evaluate(candidate, unseen).given == target).mean() > 0.7
         with pytest.raises(CoordinatorError, match=f"FA-5112.*{TASK.labels[target]}"):
-            gate(step=None).check(candidate, good(), Memory())
+            gate(step=None).check(candidate, good(), NO_MEMORY)
         assert refused(gate(step=None, trigger_success=None), candidate, good()) == ""
 
     def test_a_base_that_any_sound_confuses_is_no_reason_to_refuse(self) -> None:
-        # The same backdoor once more: there is nothing that the candidate lost.
-        clean, heard = made_clips(60), made_clips(60, seed=3, extra=self.chirp())
-        labels = np.concatenate([clean.labels, np.full(60, 0)])
-        both = FeatureSet(np.concatenate([clean.energies, heard.energies]), labels, np.arange(120))
-        backdoored = trained(good(), both, epochs=9)
-        assert refused(gate(), trained(backdoored, clean, epochs=1), backdoored) == ""
+        base = backdoored(self.chirp(), 0)
+        assert refused(gate(), trained(base, made_clips(120), epochs=1), base) == ""
 
     def test_the_sounds_are_short_and_of_many_kinds(self) -> None:
         sounds = sweep_sounds()

@@ -7,11 +7,13 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common.errors import FedAudioError
 from simulations.engine import simulate
 from simulations.load import load_scenario
+from simulations.progress import Progress
 from simulations.results import SimulationResults
 from simulations.scenario import Scenario
 from tests.simulations.made_results import TINY
@@ -58,6 +60,25 @@ def test_another_backend_gives_the_same_weights(
     for ours, theirs in zip(local.rounds, other.rounds, strict=True):
         assert (ours.loss, ours.clock_seconds, ours.void) == (theirs.loss, theirs.clock_seconds, None)
     assert other.devices == local.devices
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_ray_worker_that_dies_is_replaced(
+    place: Path, scenario: Scenario, local: SimulationResults
+) -> None:
+    killed: list[int] = []
+
+    def watch(at: Progress) -> None:
+        if at.doing == "training" and at.round == 1 and not killed:
+            for process in psutil.Process().children(recursive=True):
+                if "RayWorker" in process.name():
+                    process.kill()
+                    killed.append(process.pid)
+
+    simulate(scenario, 3, place / "killed", workers=2, backend="ray", cache=place / "cache", watch=watch)
+    assert killed
+    assert weights(place / "killed") == weights(place / "local")
 
 
 @needs_ray

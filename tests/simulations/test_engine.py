@@ -82,11 +82,14 @@ def over(process: subprocess.Popen[bytes], run: Path, least: int) -> None:
     wait_for(lambda: rounds_in(run) > least or process.poll() is not None, f"round {least + 1}")
 
 
-def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children()
-    except psutil.NoSuchProcess:
-        return []
+def kill_after(least: int, process: subprocess.Popen[bytes], run: Path, rng: random.Random) -> None:
+    """Kill a run when more than `least` rounds are over; where exactly in the next is left to chance."""
+    over(process, run, least)
+    workers = psutil.Process(process.pid).children()
+    wait_for(lambda: rng.random() < 0.3 or process.poll() is not None, "a moment")
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(worker.is_running() for worker in workers), "the workers' end")
 
 
 def rounds_in(folder: Path) -> int:
@@ -164,15 +167,8 @@ def test_killed_again_and_again_it_ends_as_if_unbroken(
     arguments, run = command(eventful, tmp_path / "broken", cache, "--resume")
     rng = random.Random(5)
     for least in range(4):
-        process = spawn(arguments)
-        over(process, run, least)
-        workers = children(process)
-        # Where exactly in the next round it dies is left to chance.
-        wait_for(lambda: rng.random() < 0.3 or process.poll() is not None, "a moment")
-        process.kill()
-        process.communicate()
-        wait_for(lambda gone=workers: not any(worker.is_running() for worker in gone), "the workers' end")
-    assert run_cli(*arguments).returncode == 0
+        kill_after(least, spawn(arguments), run, rng)
+    assert run_cli(*arguments, patience=300).returncode == 0
     assert facts(run) == facts(tmp_path / "unbroken")
 
 
@@ -189,7 +185,7 @@ def test_ctrl_c_leaves_results_to_go_on_from(eventful: Scenario, tmp_path: Path,
     assert results.interrupted
     assert 1 <= len(results.rounds) < 4
     assert json.loads(out)["seeds"][0]["rounds"] == len(results.rounds)
-    assert run_cli(*arguments, "--resume").returncode == 0
+    assert run_cli(*arguments, "--resume", patience=300).returncode == 0
     assert facts(run) == facts(tmp_path / "unbroken")
     assert not SimulationResults.model_validate_json((run / "results.json").read_bytes()).interrupted
 
@@ -211,7 +207,7 @@ def test_a_worker_that_is_killed_changes_nothing(eventful: Scenario, tmp_path: P
 
 def test_several_seeds_are_summed_up(small: Scenario, tmp_path: Path, cache: Path) -> None:
     arguments, run = command(quick(small, number_of_rounds=1), tmp_path, cache, "--seeds", "2", "--seed", "3")
-    done = run_cli(*arguments)
+    done = run_cli(*arguments, patience=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [seed["seed"] for seed in found["seeds"]] == [3, 4]

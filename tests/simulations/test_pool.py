@@ -87,16 +87,16 @@ def test_a_worker_that_is_killed_is_replaced(work: Work) -> None:
 
 
 def test_a_job_that_kills_every_worker_is_given_up(work: Work) -> None:
-    with closing(work.pool(1)) as pool:
-        # A device that is not there: no answer of a device, but the end of its worker.
-        with pytest.raises(SimulationError, match="FA-9001.*device 99"):
-            work.rows(pool.work(work.plan, work.order, [*work.jobs, Job(99, 1)]))
+    # A device that is not there: no answer of a device, but the end of its worker.
+    jobs = [*work.jobs, Job(99, 1)]
+    with closing(work.pool(1)) as pool, pytest.raises(SimulationError, match=r"FA-9001.*device 99"):
+        work.rows(pool.work(work.plan, work.order, jobs))
     assert not psutil.Process().children()
 
 
 def test_workers_that_cannot_start(work: Work) -> None:
     shutil.rmtree(work.world)
-    with pytest.raises(SimulationError, match="FA-9001.*its start"):
+    with pytest.raises(SimulationError, match=r"FA-9001.*its start"):
         work.pool(2)
     assert not psutil.Process().children()
 

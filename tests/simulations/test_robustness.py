@@ -32,6 +32,9 @@ devices = 5
 partition = "iid"
 [attack]
 share = 0.2
+[rounds]
+min_devices = 1
+evaluate = false
 [recipe]
 epochs = 1
 [recipe.augmentation]

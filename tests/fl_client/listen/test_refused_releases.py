@@ -41,7 +41,7 @@ def test_an_immense_release_is_not_installed_and_not_stumbled_over(
     # It got there all the same.
     write_release(store.root / "00000002", with_graph(2, **changes))
     (store.root / "current").write_text("2\n")
-    found = first_recognizer(store, threading.Event())
+    found = first_recognizer(store, lambda release: release, threading.Event())
     assert found is not None
     assert found[0].version == 1
 
