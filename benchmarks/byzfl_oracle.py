@@ -72,10 +72,10 @@ def our_rules(attackers: int) -> Mapping[str, Callable[[Rows], Row]]:
         "geometric-median": lambda rows: geometric_median(rows, peer.WEISZFELD_STEPS, peer.SMOOTHING),
         "centred-clipping": lambda rows: centred_clipping(rows, peer.CLIPPING_STEPS, peer.RADIUS),
         "norm clipping, mean": _clipped_mean,
-        "mixing, mean": lambda rows: plain_mean(mix(rows, attackers)),
-        "mixing, median": lambda rows: median(mix(rows, attackers)),
-        "mixing, trimmed-mean": lambda rows: trimmed_mean(mix(rows, attackers), attackers),
-        "mixing, krum": lambda rows: krum(mix(rows, attackers), attackers),
+        "mixing, mean": lambda rows: plain_mean(mix(rows, attackers, "distance")),
+        "mixing, median": lambda rows: median(mix(rows, attackers, "distance")),
+        "mixing, trimmed-mean": lambda rows: trimmed_mean(mix(rows, attackers, "distance"), attackers),
+        "mixing, krum": lambda rows: krum(mix(rows, attackers, "distance"), attackers),
     }
 
 

@@ -45,7 +45,9 @@ from fl_server.senders import Senders
 from fl_server.settings import Aggregation, ServerSettings
 from fl_server.tables import Device
 
-SETTINGS = ServerSettings(task=Task(labels=("a", "b")), aggregation=Aggregation(norm_clipping=None))
+SETTINGS = ServerSettings(
+    task=Task(labels=("a", "b")), aggregation=Aggregation(rule="mean", mixing="off", norm_clipping=0)
+)
 TENSORS = 25
 """As many as the default model has."""
 

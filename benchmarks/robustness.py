@@ -36,7 +36,7 @@ UPDATES = ("none", "sign-flip", "sign-flip=1", "gaussian", "alie", "alie=1.5", "
 TRIGGERS = ("chirp", "click", "whistle", "swept")
 LOST_GOAL, SUCCESS_GOAL = 5.0, 0.1
 
-NO_GATE = GateRules(accuracy_drop=None, label_drop=None, trigger_success=None, step=None)
+NO_GATE = GateRules(accuracy_drop=0, label_drop=0, trigger_success=0, step=0)
 
 COMMON: Mapping[str, object] = {
     "task": {"width": 48, "front_end": {"kind": "log-mel", "hop": 320}},

@@ -45,7 +45,7 @@ class ReleaseGate:
 
     def __init__(self, rules: GateRules, validation: Validation | None) -> None:
         self._rules, self._validation = rules, validation
-        sweeps = validation is not None and rules.trigger_success is not None
+        sweeps = validation is not None and rules.trigger_success > 0
         self._sweep = TriggerSweep(validation) if validation is not None and sweeps else None
         self._known: dict[str, _Tried] = {}
 
@@ -88,7 +88,7 @@ class ReleaseGate:
     def _check_step(self, candidate: Weights, base: Weights, steps: Sequence[float]) -> None:
         limit = self._rules.step
         usual = float(np.median(steps)) if len(steps) >= FEWEST_STEPS else 0.0
-        if limit is None or usual == 0:
+        if limit == 0 or usual == 0:
             return
         step = math.sqrt(sum(float(np.square(candidate[name] - base[name]).sum()) for name in base))
         if not step <= limit * usual:
@@ -100,7 +100,7 @@ class ReleaseGate:
 
     def _check_accuracy(self, now: Evaluation, before: Evaluation) -> None:
         limit = self._rules.accuracy_drop
-        if limit is not None and _beyond_chance(before.correct - now.correct, limit * now.clips):
+        if limit and _beyond_chance(before.correct - now.correct, limit * now.clips):
             raise CoordinatorError(
                 "FA-5110",
                 f"The candidate names {now.accuracy:.0%} of the validation clips rightly, "
@@ -109,7 +109,7 @@ class ReleaseGate:
             )
 
     def _check_labels(self, now: Evaluation, before: Evaluation) -> None:
-        if self._validation is None or self._rules.label_drop is None:
+        if self._validation is None or self._rules.label_drop == 0:
             return
         # A model that errs often changes its mind about whole labels from round to round.
         limit = self._rules.label_drop + 1 - before.accuracy
@@ -126,7 +126,7 @@ class ReleaseGate:
 
     def _check_triggers(self, now: Heard | None, before: Heard | None) -> None:
         limit = self._rules.trigger_success
-        if self._sweep is None or now is None or before is None or limit is None:
+        if self._sweep is None or now is None or before is None:
             return
         worst = self._sweep.worst(now, before)
         if _beyond_chance(worst.windows, limit * worst.of + worst.lucky):

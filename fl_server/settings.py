@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.protocol.plan import Privacy, Recipe
 from common.settings import Settings
@@ -29,26 +29,41 @@ RuleName = Literal[
 ]
 
 
-class Aggregation(Settings):
-    """How the updates of a round become one. All but the mean keep the updates of a round in memory."""
+Mixing = Literal["off", "distance", "direction"]
 
-    rule: RuleName = "mean"
-    norm_clipping: float | None = Field(
-        2.0, gt=0, le=100, description="longest update, in running medians of the updates' norms; none: any"
+
+class Aggregation(Settings):
+    """How the updates of a round become one. All but the mean keep the updates of a round in memory.
+
+    The defaults are the mean where the share of attackers is less than one device, as among four.
+    """
+
+    rule: RuleName = "trimmed-mean"
+    norm_clipping: float = Field(
+        1.0, ge=0, le=100, description="longest update, in running medians of the updates' norms; 0: any"
     )
-    mixing: bool = Field(False, description="average each update with its nearest neighbours before the rule")
+    mixing: Mixing = Field(
+        "direction",
+        description="average each update with its nearest neighbours before the rule; near by what",
+    )
     attackers: float = Field(0.2, ge=0, lt=0.5, description="share of attackers that a rule allows for")
+
+    @model_validator(mode="after")
+    def _directions_need_a_length(self) -> Self:
+        if self.mixing == "direction" and not self.norm_clipping:
+            raise ValueError('mixing = "direction" takes long updates for near ones: set norm_clipping too')
+        return self
 
 
 class GateRules(Settings):
-    """What a candidate must show before it is released. All but the step need `validation` clips."""
+    """What a candidate must show to be released; 0 asks nothing. All but the step need `validation`."""
 
-    accuracy_drop: float | None = Field(0.1, gt=0, le=1, description="largest loss of accuracy to the parent")
-    label_drop: float | None = Field(0.5, gt=0, le=1, description="largest loss of accuracy on any label")
-    trigger_success: float | None = Field(
-        0.1, gt=0, le=1, description="largest share of clips that a sound mixed in turns into one label"
+    accuracy_drop: float = Field(0.1, ge=0, le=1, description="largest loss of accuracy to the parent")
+    label_drop: float = Field(0.5, ge=0, le=1, description="largest loss of accuracy on any label")
+    trigger_success: float = Field(
+        0.1, ge=0, le=1, description="largest share of clips that a sound mixed in turns into one label"
     )
-    step: float | None = Field(5.0, gt=0, le=1000, description="longest step, in medians of earlier steps")
+    step: float = Field(5.0, ge=0, le=1000, description="longest step, in medians of earlier steps")
 
 
 class RoundSettings(Settings):

@@ -63,7 +63,8 @@ def _run(simulation: Simulation, run: RunFolder, at: Checkpoint) -> SimulationRe
     """Hold the rounds that are still to be held, and conclude."""
     interrupted = False
     try:
-        run.save(at)
+        if not at.rounds:
+            run.save(at)
         while at.facts.round < simulation.scenario.number_of_rounds:
             following = simulation.after(at)
             run.save(following)

@@ -120,8 +120,8 @@ def choose_attack(text: str, base: AttackChoice) -> AttackChoice:
 def choose_rule(text: str, base: Aggregation) -> Aggregation:
     """The rule of a name, with "+mixing", "+clipping" or both behind it, and as many attackers as in `base`.
 
-    "default" is `base` as it is. The others clip no norms and mix nothing unless they say so; norms are
-    clipped at what `base` says, or at the median.
+    "default" is `base` as it is. The others clip no norms and mix nothing unless they say so; both are done
+    as `base` says, or else at the median and by direction. What is mixed is clipped.
 
     Raises:
         SimulationError: FA-9203, there is no such rule.
@@ -133,8 +133,9 @@ def choose_rule(text: str, base: Aggregation) -> Aggregation:
         raise SimulationError(
             "FA-9203", f"There is no rule '{text}'.", _nearest(name, (DEFAULT, *get_args(RuleName)))
         )
-    clipping = (base.norm_clipping or 1.0) if CLIPPING in more else None
-    return base.model_copy(update={"rule": name, "norm_clipping": clipping, "mixing": MIXING in more})
+    mixing = "off" if MIXING not in more else "direction" if base.mixing == "off" else base.mixing
+    clipping = (base.norm_clipping or 1.0) if {*more} & {CLIPPING, MIXING} else 0.0
+    return base.model_copy(update={"rule": name, "norm_clipping": clipping, "mixing": mixing})
 
 
 def _run(

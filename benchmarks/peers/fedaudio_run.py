@@ -1,6 +1,6 @@
 """fedaudio on the experiment: the engine's own rounds, workers and checkpoints, on features that are ready.
 
-    python -m benchmarks.peers.fedaudio_run FOLDER BEGIN WORKERS
+python -m benchmarks.peers.fedaudio_run FOLDER BEGIN WORKERS
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def recipe_of(experiment: Experiment) -> Recipe:
         batch_size=experiment.batch,
         epochs=1,
         label_smoothing=0.0,
-        gradient_clip=None,
+        gradient_clip=0,
         augmentation=STILL,
     )
 
@@ -62,7 +62,7 @@ def scenario_of(experiment: Experiment) -> Scenario:
         task=TaskChoice(width=TASK.width),
         rounds=RoundSettings(cohort=experiment.cohort, evaluate=False, holdout=0.0),
         recipe=recipe_of(experiment),
-        aggregation=Aggregation(norm_clipping=None),
+        aggregation=Aggregation(rule="mean", mixing="off", norm_clipping=0),
     )
 
 
@@ -70,9 +70,7 @@ def write_world(experiment: Experiment, folder: Path, world: Path) -> None:
     """The devices' clips as a world's folder holds them. Energies are not looked at; any numbers will do."""
     features, labels = load_clips(folder, "train")
     world.mkdir()
-    target = np.lib.format.open_memmap(
-        world / "features.npy", "w+", np.float32, (labels.size, FRAMES, BANDS)
-    )
+    target = np.lib.format.open_memmap(world / "features.npy", "w+", np.float32, (labels.size, FRAMES, BANDS))
     target[:] = features.reshape(target.shape)
     target.flush()
     os.link(world / "features.npy", world / "energies.npy")

@@ -1,6 +1,6 @@
 """Flower's simulation on the experiment: FedAvg, and as many Ray actors as there are processors to use.
 
-    EXPERIMENT_FOLDER=FOLDER python -m benchmarks.peers.flower_run FOLDER BEGIN WORKERS
+EXPERIMENT_FOLDER=FOLDER python -m benchmarks.peers.flower_run FOLDER BEGIN WORKERS
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Recipe(Settings):
         "`steps` are shared out in the same proportion",
     )
     label_smoothing: float = Field(0.05, ge=0, lt=1)
-    gradient_clip: float | None = Field(5.0, gt=0, le=1e9, description="largest gradient norm")
+    gradient_clip: float = Field(5.0, ge=0, le=1e9, description="largest gradient norm; 0: any")
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty on the weights")
     augmentation: Augmentation = Augmentation()
 

@@ -103,7 +103,7 @@ def train(
             part.correct_gradients()
         if recipe.l1:
             _add_l1(parameters, recipe.l1)
-        if privacy is None and recipe.gradient_clip is not None:
+        if privacy is None and recipe.gradient_clip:
             nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
         optimizer.step()
     if not np.isfinite(np.concatenate([value.ravel() for value in live_weights(model).values()])).all():

@@ -37,6 +37,17 @@ def squared_distances(rows: Rows) -> Matrix:
     return distances
 
 
+def direction_distances(rows: Rows) -> Matrix:
+    """Squared, between all pairs of updates scaled to length 1; one of zeros stays as it is."""
+    products = inner_products(rows)
+    lengths = np.sqrt(np.diag(products))
+    scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    squares = (lengths > 0).astype(np.float64)
+    distances = np.maximum(squares[:, None] + squares - 2 * scale[:, None] * products * scale, 0.0)
+    np.fill_diagonal(distances, 0.0)
+    return distances
+
+
 def distances_from(centre: Coefficients, products: Matrix) -> NDArray[np.float64]:
     """Of all updates (n,) from their sum with the coefficients `centre`."""
     shared = products @ centre

@@ -43,29 +43,40 @@ def make_rule(
     """
     aggregation = settings.aggregation
     rule: Rule
-    if aggregation.rule == "mean" and not aggregation.mixing:
+    attackers = attackers_among(cohort, aggregation.attackers)
+    if _is_the_mean(aggregation, attackers):
         largest_weight = settings.rounds.max_clips if settings.rounds.weighting == "clips" else 1
         # A little more than the norms allow, for they are computed in single precision.
         bound = 1.001 * largest_weight * cohort * settings.rounds.max_update_norm
         rule = ExactMean(schema, max(1.0, bound))
     else:
-        rule = _make_kept(aggregation, schema, cohort, reference)
+        rule = _make_kept(aggregation, schema, cohort, attackers, reference)
     factor = aggregation.norm_clipping
-    return rule if factor is None else clip_norms(rule, factor, norms)
+    return clip_norms(rule, factor, norms) if factor else rule
 
 
 def attackers_among(devices: int, share: float) -> int:
-    """How many of `devices` a rule must withstand: their share, rounded up.
+    """How many of `devices` a rule must withstand: as many as fit into their share, none of four at a fifth.
 
     It is a share of those that are asked, not of those that answer: attackers do not stay away.
     """
-    return math.ceil(round(share * devices, 9))
+    return math.floor(round(share * devices, 9))
+
+
+def _is_the_mean(aggregation: Aggregation, attackers: int) -> bool:
+    """Whether the rule comes to the mean, which needs no update to be kept."""
+    if aggregation.rule == "trimmed-mean":
+        return attackers == 0
+    return aggregation.rule == "mean" and (aggregation.mixing == "off" or attackers == 0)
 
 
 def _make_kept(
-    aggregation: Aggregation, schema: Schema, cohort: int, reference: Callable[[], Row] | None
+    aggregation: Aggregation,
+    schema: Schema,
+    cohort: int,
+    attackers: int,
+    reference: Callable[[], Row] | None,
 ) -> Kept:
-    attackers = attackers_among(cohort, aggregation.attackers)
     fewest = _fewest(aggregation, attackers)
     if fewest > cohort:
         raise ConfigError(
@@ -75,9 +86,10 @@ def _make_kept(
             "Raise rounds.min_devices and rounds.cohort, or lower aggregation.attackers.",
         )
     combine = _combination(aggregation, attackers, reference)
-    if not aggregation.mixing:
+    near = aggregation.mixing
+    if near == "off":
         return Kept(schema, cohort, combine, fewest)
-    return Kept(schema, cohort, lambda rows: combine(mix(rows, attackers)), fewest)
+    return Kept(schema, cohort, lambda rows: combine(mix(rows, attackers, near)), fewest)
 
 
 def _fewest(aggregation: Aggregation, attackers: int) -> int:
@@ -85,7 +97,7 @@ def _fewest(aggregation: Aggregation, attackers: int) -> int:
     match aggregation.rule:
         case "krum" | "multi-krum":
             return 2 * attackers + 3
-        case "trust" if not aggregation.mixing:
+        case "trust" if aggregation.mixing == "off":
             return 1
         case _:
             return 2 * attackers + 1

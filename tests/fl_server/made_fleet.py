@@ -238,7 +238,10 @@ def rewrite(payload: bytes, old: bytes, new: bytes) -> bytes:
 
 def make_settings(**changes: object) -> ServerSettings:
     """Settings whose aggregate is the mean of the updates as they are."""
-    bare = {"task": Task(labels=("yes", "no")), "aggregation": Aggregation(norm_clipping=None)}
+    bare = {
+        "task": Task(labels=("yes", "no")),
+        "aggregation": Aggregation(rule="mean", mixing="off", norm_clipping=0),
+    }
     return ServerSettings.model_validate(bare | changes)
 
 

@@ -108,7 +108,7 @@ class House:
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path / "server", aggregation={"norm_clipping": 100.0})
+    made = House(tmp_path / "server", aggregation={"rule": "mean", "mixing": "off", "norm_clipping": 100.0})
     yield made
     made.registry.close()
 
@@ -137,7 +137,11 @@ def test_a_poisoned_candidate_is_refused_and_training_goes_on(house: House) -> N
 
 
 def test_a_candidate_is_tried_before_devices_are_asked_about_it(tmp_path: Path) -> None:
-    house = House(tmp_path, aggregation={"norm_clipping": 100.0}, rounds={"evaluate": True, "min_devices": 1})
+    house = House(
+        tmp_path,
+        aggregation={"rule": "mean", "mixing": "off", "norm_clipping": 100.0},
+        rounds={"evaluate": True, "min_devices": 1},
+    )
     for _ in range(3):
         house.hold()
     assert house.events.count("evaluate") == 3 * len(NAMES)
@@ -178,7 +182,9 @@ def test_an_order_is_given_up_after_several_refusals_in_a_row(house: House) -> N
 def test_with_clips_of_its_own_a_coordinator_misses_what_was_lost(
     tmp_path: Path, clips: Path, learned: Weights
 ) -> None:
-    house = House(tmp_path, validation=str(clips), aggregation={"norm_clipping": 100.0})
+    house = House(
+        tmp_path, validation=str(clips), aggregation={"rule": "mean", "mixing": "off", "norm_clipping": 100.0}
+    )
     publish(house, learned)
     row = house.hold()
     assert row.state == "done"

@@ -24,7 +24,7 @@ from tests.fl_server.made_clips import TASK, made_clips, new_weights, trained
 CLIPS = made_clips(120, seed=1)
 NO_MEMORY = Memory()
 EARLIER = Memory(steps=(1.0, 2.0, 3.0))
-OFF = GateRules(accuracy_drop=None, label_drop=None, trigger_success=None, step=None)
+OFF = GateRules(accuracy_drop=0, label_drop=0, trigger_success=0, step=0)
 
 
 @cache
@@ -233,7 +233,7 @@ class Counted(Validation):
 
 def test_weights_are_tried_once_though_each_candidate_is_the_next_base() -> None:
     validation = Counted(CLIPS.subset(range(12)), TASK)
-    keeper, versions = ReleaseGate(GateRules(step=None), validation), [new_weights(seed) for seed in range(4)]
+    keeper, versions = ReleaseGate(GateRules(step=0), validation), [new_weights(seed) for seed in range(4)]
     refused(keeper, versions[1], versions[0])
     once = validation.runs // 2
     for base, candidate in ((1, 2), (1, 3), (1, 3)):

@@ -159,6 +159,7 @@ def test_no_such_backend(small: Scenario, tmp_path: Path, cache: Path) -> None:
         simulate(quick(small), 0, tmp_path, cache=cache, backend="cloud")
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_as_if_unbroken(
     eventful: Scenario, tmp_path: Path, cache: Path
 ) -> None:

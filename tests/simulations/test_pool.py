@@ -139,7 +139,7 @@ def test_workers_end_with_whoever_started_them(work: Work, tmp_path: Path) -> No
 def test_a_refusal_is_an_answer(small: Scenario, tmp_path: Path, cache: Path) -> None:
     """A device that cannot train says why, as it does deployed; its worker goes on."""
     scenario = quick(
-        small, recipe={"learning_rate": 10.0, "steps": 30, "optimizer": "sgd", "gradient_clip": None}
+        small, recipe={"learning_rate": 10.0, "steps": 30, "optimizer": "sgd", "gradient_clip": 0}
     )
     work = Work(scenario, tmp_path, cache)
     with closing(work.pool(1)) as pool:

@@ -94,8 +94,8 @@ class TestGrid:
             (folder / "backdoor=20_median+clipping/seed-0/scenario.json").read_bytes()
         )
         assert (about.attack.kind, about.attack.strength, about.attack.share) == ("backdoor", 20, 0.2)
-        assert (about.aggregation.rule, about.aggregation.mixing) == ("median", False)
-        assert about.aggregation.norm_clipping is not None
+        assert (about.aggregation.rule, about.aggregation.mixing) == ("median", "off")
+        assert about.aggregation.norm_clipping > 0
 
     def test_points_are_lost_against_the_baseline(self, grid: tuple[Path, RobustnessResults]) -> None:
         _, results = grid
@@ -195,15 +195,15 @@ class TestNames:
     @pytest.mark.parametrize(
         ("name", "rule"),
         [
-            ("mean", Aggregation(rule="mean", norm_clipping=None)),
-            ("median", Aggregation(rule="median", norm_clipping=None)),
-            ("krum+mixing", Aggregation(rule="krum", norm_clipping=None, mixing=True)),
-            ("mean+clipping", Aggregation(rule="mean", norm_clipping=1.7)),
-            ("mean+clipping+mixing", Aggregation(rule="mean", norm_clipping=1.7, mixing=True)),
+            ("mean", Aggregation(rule="mean", mixing="off", norm_clipping=0)),
+            ("median", Aggregation(rule="median", mixing="off", norm_clipping=0)),
+            ("krum+mixing", Aggregation(rule="krum", norm_clipping=1.7, mixing="direction")),
+            ("mean+clipping", Aggregation(rule="mean", mixing="off", norm_clipping=1.7)),
+            ("mean+clipping+mixing", Aggregation(rule="mean", norm_clipping=1.7, mixing="direction")),
         ],
     )
     def test_a_rule_does_no_more_than_its_name_says(self, name: str, rule: Aggregation) -> None:
-        base = Aggregation(rule="trust", norm_clipping=1.7, mixing=True, attackers=0.3)
+        base = Aggregation(rule="trust", norm_clipping=1.7, mixing="direction", attackers=0.3)
         assert choose_rule(name, base) == rule.model_copy(update={"attackers": 0.3})
 
     @pytest.mark.parametrize("name", ["sign-flop", "ipm=strong", "ipm=-1", "", "=2"])

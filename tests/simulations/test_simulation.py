@@ -133,7 +133,7 @@ class TestAttacks:
     def test_attackers_change_what_comes_out(
         self, kind: str, small: Scenario, tmp_path: Path, cache: Path
     ) -> None:
-        rule = {"norm_clipping": None}
+        rule = {"rule": "mean", "mixing": "off", "norm_clipping": 0}
         honest = rounds(quick(small, aggregation=rule), tmp_path / "honest", cache)
         scenario = quick(small, aggregation=rule, attack={"kind": kind, "share": 0.4})
         simulation, pool, at = started(scenario, tmp_path / kind, cache)

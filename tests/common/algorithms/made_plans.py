@@ -19,7 +19,7 @@ SGD = Recipe(
     learning_rate=0.05,
     momentum=0.0,
     weight_decay=0.0,
-    gradient_clip=None,
+    gradient_clip=0,
     label_smoothing=0.0,
     augmentation=STILL,
 )

@@ -39,7 +39,7 @@ recipes = scaffold | st.builds(
     epochs=st.integers(1, 1000),
     steps=st.none() | st.integers(0, 100_000),
     proximal=st.floats(0, 100),
-    gradient_clip=st.none() | st.floats(1e-3, 1e3),
+    gradient_clip=st.just(0.0) | st.floats(1e-3, 1e3),
     augmentation=st.builds(Augmentation, shift_seconds=st.floats(0, 1), time_masks=st.integers(0, 10)),
 )
 hexadecimal = st.binary(min_size=32, max_size=32).map(bytes.hex)

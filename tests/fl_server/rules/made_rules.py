@@ -11,7 +11,7 @@ from common.protocol.tensors import Row, norm
 from common.task import Task
 from fl_server.rules.registry import make_rule
 from fl_server.rules.rule import Rows, Rule
-from fl_server.settings import Aggregation, RoundSettings, RuleName, ServerSettings
+from fl_server.settings import Aggregation, Mixing, RoundSettings, RuleName, ServerSettings
 
 RULES: tuple[RuleName, ...] = get_args(RuleName)
 ROBUST = tuple(rule for rule in RULES if rule != "mean")
@@ -20,12 +20,14 @@ ROBUST = tuple(rule for rule in RULES if rule != "mean")
 def settings_for(
     rule: RuleName = "mean",
     *,
-    mixing: bool = False,
+    mixing: Mixing = "off",
     clipping: float | None = None,
     attackers: float = 0.2,
     **rounds: object,
 ) -> ServerSettings:
-    """A coordinator's, with this aggregation."""
+    """A coordinator's, with this aggregation. Norms are clipped where the mixing asks for it."""
+    if clipping is None:
+        clipping = 1.0 if mixing == "direction" else 0.0
     aggregation = Aggregation(rule=rule, mixing=mixing, norm_clipping=clipping, attackers=attackers)
     return ServerSettings(
         task=Task(labels=("a", "b")),

@@ -9,23 +9,33 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, CoordinatorError
 from common.protocol.tensors import norm
+from common.task import Task
 from fl_server.rules.registry import attackers_among, make_rule
-from fl_server.settings import RuleName
+from fl_server.settings import Aggregation, RuleName, ServerSettings
 from tests.fl_server.rules.made_rules import RULES, combine, fold, honest_rows, rule_for, settings_for
 
 
 @pytest.mark.parametrize(
     ("devices", "share", "attackers"),
-    [(10, 0.2, 2), (14, 0.2, 3), (1, 0.2, 1), (5, 0.0, 0), (100, 0.07, 7), (30, 0.1, 3), (3, 0.49, 2)],
+    [
+        (10, 0.2, 2),
+        (14, 0.2, 2),
+        (4, 0.2, 0),
+        (5, 0.2, 1),
+        (5, 0.0, 0),
+        (100, 0.07, 7),
+        (30, 0.1, 3),
+        (3, 0.49, 1),
+    ],
 )
-def test_a_share_of_attackers_is_rounded_up(devices: int, share: float, attackers: int) -> None:
+def test_as_many_attackers_as_fit_into_their_share(devices: int, share: float, attackers: int) -> None:
     assert attackers_among(devices, share) == attackers
 
 
 @given(st.integers(1, 1000), st.integers(0, 49))
-def test_there_are_never_fewer_attackers_than_their_share(devices: int, percent: int) -> None:
+def test_one_more_would_be_more_than_their_share(devices: int, percent: int) -> None:
     attackers = attackers_among(devices, percent / 100)
-    assert attackers - 1 < percent * devices / 100 <= attackers
+    assert attackers <= percent * devices / 100 < attackers + 1
 
 
 FEWEST = {
@@ -55,18 +65,25 @@ def test_with_too_few_answers_a_round_is_void(rule: RuleName) -> None:
 def test_mixing_needs_a_majority_of_the_honest_too(rule: RuleName) -> None:
     rows = honest_rows(10, 4, 0)
     with pytest.raises(CoordinatorError, match="FA-5114"):
-        fold(rule_for(settings_for(rule, mixing=True), rows[:4], asked=10), rows[:4])
+        fold(rule_for(settings_for(rule, mixing="distance"), rows[:4], asked=10), rows[:4])
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if FEWEST[rule] > 1])
+@pytest.mark.parametrize("rule", ["krum", "multi-krum"])
 def test_too_small_a_cohort_is_refused_before_anybody_is_asked(rule: RuleName) -> None:
     with pytest.raises(ConfigError, match="FA-6040"):
         make_rule(settings_for(rule), {"a": (4,)}, 2)
 
 
+@pytest.mark.parametrize("devices", [1, 2, 3, 4])
+def test_the_default_is_a_mean_where_no_device_may_be_an_attacker(devices: int) -> None:
+    rows = honest_rows(devices, 6, 0)
+    default = ServerSettings(task=Task(labels=("a", "b")), aggregation=Aggregation(norm_clipping=100))
+    np.testing.assert_allclose(combine(default, rows), rows.mean(axis=0), atol=1e-6)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_no_answer_is_no_result(rule: RuleName) -> None:
-    for clipping in (None, 2.0):
+    for clipping in (0.0, 2.0):
         empty = rule_for(settings_for(rule, clipping=clipping), honest_rows(10, 4, 0))
         assert empty.count == 0
         with pytest.raises(ZeroDivisionError):

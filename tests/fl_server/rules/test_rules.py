@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.protocol.tensors import BLOCK
+from fl_server.rules.mixing import mix
 from fl_server.rules.rule import Rows
-from fl_server.settings import RuleName
+from fl_server.settings import Mixing, RuleName
 from tests.fl_server.rules.made_rules import ROBUST, RULES, combine, honest_rows, settings_for
 
 seeds = st.integers(0, 2**32 - 1)
 every_rule = pytest.mark.parametrize("rule", RULES)
-mixed_or_not = pytest.mark.parametrize("mixing", [False, True], ids=["alone", "mixing"])
+mixed_or_not = pytest.mark.parametrize("mixing", get_args(Mixing))
+plain_or_by_distance = pytest.mark.parametrize("mixing", ["off", "distance"])
+"""Directions change when all updates are moved."""
 
 
 @every_rule
@@ -25,7 +29,7 @@ mixed_or_not = pytest.mark.parametrize("mixing", [False, True], ids=["alone", "m
 @given(seed=seeds, devices=st.integers(7, 12), values=st.sampled_from([2, 17, BLOCK + 3]))
 @settings(max_examples=8)
 def test_the_order_does_not_change_a_bit(
-    rule: RuleName, mixing: bool, clipping: float | None, seed: int, devices: int, values: int
+    rule: RuleName, mixing: Mixing, clipping: float | None, seed: int, devices: int, values: int
 ) -> None:
     rows, order = honest_rows(devices, values, seed), list(range(devices))
     chosen = settings_for(rule, mixing=mixing, clipping=clipping)
@@ -37,17 +41,17 @@ def test_the_order_does_not_change_a_bit(
 @mixed_or_not
 @given(seed=seeds, devices=st.integers(5, 9).filter(lambda devices: devices != 6))
 @settings(max_examples=15)
-def test_of_equal_updates_each_is_the_result(rule: RuleName, mixing: bool, seed: int, devices: int) -> None:
+def test_of_equal_updates_each_is_the_result(rule: RuleName, mixing: Mixing, seed: int, devices: int) -> None:
     rows = np.repeat(honest_rows(1, 9, seed), devices, axis=0)
     result = combine(settings_for(rule, mixing=mixing), rows)
     np.testing.assert_allclose(result, rows[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["mean", "median", "trimmed-mean", "krum", "multi-krum", "geometric-median"])
-@mixed_or_not
+@plain_or_by_distance
 @given(seed=seeds)
 @settings(max_examples=15)
-def test_a_shift_of_all_updates_shifts_the_result(rule: RuleName, mixing: bool, seed: int) -> None:
+def test_a_shift_of_all_updates_shifts_the_result(rule: RuleName, mixing: Mixing, seed: int) -> None:
     # Not of trust, which measures angles, and not of centred clipping, which comes from no change.
     rows, chosen = honest_rows(10, 6, seed), settings_for(rule, mixing=mixing)
     shift = np.float32(3.0) * honest_rows(1, 6, seed + 1)[0]
@@ -56,16 +60,16 @@ def test_a_shift_of_all_updates_shifts_the_result(rule: RuleName, mixing: bool, 
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed-mean"])
-@mixed_or_not
+@plain_or_by_distance
 @given(seed=seeds, at=st.floats(-1e4, 1e4, width=32), attackers=st.integers(1, 4))
 def test_no_value_leaves_the_range_of_the_honest(
-    rule: RuleName, mixing: bool, seed: int, at: float, attackers: int
+    rule: RuleName, mixing: Mixing, seed: int, at: float, attackers: int
 ) -> None:
     rows = honest_rows(2 * attackers + 3, 5, seed)
     honest = rows[attackers:]
     rows[:attackers] = np.float32(at)
     result = combine(settings_for(rule, mixing=mixing, attackers=attackers / len(rows)), rows)
-    if mixing:  # a neighbourhood may hold attackers, but only those as near as the honest
+    if mixing != "off":  # a neighbourhood may hold attackers, but only those as near as the honest
         assert np.linalg.norm(result - honest.mean(axis=0)) <= 2 * _diameter(honest)
     else:
         assert (result >= honest.min(axis=0) - 1e-6).all()
@@ -81,7 +85,7 @@ def _diameter(rows: Rows) -> float:
 @given(seed=seeds, length=st.sampled_from([5.0, 100.0, 1e4]))
 @settings(max_examples=15)
 def test_colluding_attackers_hardly_move_the_result(
-    rule: RuleName, mixing: bool, seed: int, length: float
+    rule: RuleName, mixing: Mixing, seed: int, length: float
 ) -> None:
     rows = honest_rows(15, 8, seed)
     honest = rows[3:].mean(axis=0)
@@ -138,8 +142,23 @@ def test_blocks_leave_no_seam(rule: RuleName) -> None:
 
 @every_rule
 @mixed_or_not
-def test_updates_are_not_changed_where_they_came_from(rule: RuleName, mixing: bool) -> None:
+def test_updates_are_not_changed_where_they_came_from(rule: RuleName, mixing: Mixing) -> None:
     rows = honest_rows(9, 30, 1)
     before = rows.tobytes()
     combine(settings_for(rule, mixing=mixing, clipping=0.5), rows)
     assert rows.tobytes() == before
+
+
+@given(seeds, st.floats(0.1, 10))
+def test_a_step_backwards_of_any_length_finds_few_neighbours_by_direction(seed: int, length: float) -> None:
+    """Inner product manipulation: by distance a short one is nearer to the honest than they are."""
+    rng = np.random.default_rng(seed)
+    honest = (rng.standard_normal((16, 400)) + 0.5).astype(np.float32)
+    backwards = np.tile(-length * honest.mean(axis=0), (4, 1)).astype(np.float32)
+    mixed = mix(np.concatenate((honest, backwards)), 4, "direction")
+    np.testing.assert_allclose(mixed[:16], np.tile(honest.mean(axis=0), (16, 1)), atol=1e-5)
+
+
+def test_a_row_of_zeros_has_no_direction_and_harms_nobody() -> None:
+    rows = np.concatenate((honest_rows(4, 6, 0), np.zeros((1, 6), np.float32)))
+    assert np.isfinite(mix(rows, 1, "direction")).all()
