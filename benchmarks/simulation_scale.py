@@ -22,6 +22,10 @@ from pathlib import Path
 
 import psutil
 
+from simulations.engine import simulate
+from simulations.load import load_scenario
+from simulations.progress import Progress
+
 COHORT = 200
 
 
@@ -34,9 +38,11 @@ class Peak:
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        self._over.set()
-        self._thread.join()
+    def watch(self, progress: Progress) -> None:
+        """Stop when the last round is over: what is made of the results is not about scale."""
+        if progress.doing == "finishing":
+            self._over.set()
+            self._thread.join()
 
     def _sample(self) -> None:
         process = psutil.Process()
@@ -48,9 +54,6 @@ class Peak:
 
 def measure(devices: int, rounds: int, workers: int, folder: Path, cache: Path) -> dict[str, float]:
     """One run in this process."""
-    from simulations.engine import simulate
-    from simulations.load import load_scenario
-
     changes = [
         f"population.devices={devices}",
         f"rounds.cohort={min(COHORT, devices)}",
@@ -58,8 +61,7 @@ def measure(devices: int, rounds: int, workers: int, folder: Path, cache: Path) 
         f"evaluate_every={rounds}",
     ]
     scenario, peak = load_scenario("synthetic-10000", changes), Peak()
-    results = simulate(scenario, 0, folder, workers=workers, cache=cache)
-    peak.stop()
+    results = simulate(scenario, 0, folder, workers=workers, cache=cache, watch=peak.watch)
     held = results.rounds
     busy = results.time.training / (workers * sum(one.seconds for one in held))
     return {

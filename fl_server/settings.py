@@ -33,9 +33,12 @@ Mixing = Literal["off", "distance", "direction"]
 
 
 class Aggregation(Settings):
-    """How the updates of a round become one. All but the mean keep the updates of a round in memory.
+    """How the updates of a round become one.
 
-    The defaults are the mean where the share of attackers is less than one device, as among four.
+    The defaults are a mean of clipped updates where the share of attackers is less than one device, as among
+    four. Such a mean, with mixing or without, and the rule "mean" without mixing take updates in as they come;
+    everything else keeps the updates of a round in memory. With norm clipping the first round does so in any
+    case: the limit follows from the norms of all.
     """
 
     rule: RuleName = "trimmed-mean"
@@ -110,6 +113,25 @@ class ReleaseRules(Settings):
     )
 
 
+def check_together(recipe: Recipe, aggregation: Aggregation, rounds: RoundSettings) -> None:
+    """Refuse settings each of which is right, and which together are not.
+
+    Raises:
+        ValueError: what does not go with what.
+    """
+    is_mean = aggregation.rule == "mean" and aggregation.mixing == "off"
+    if recipe.algorithm == "scaffold" and not (is_mean and aggregation.norm_clipping == 0):
+        raise ValueError(
+            "scaffold needs aggregation.rule = 'mean', mixing = 'off' and norm_clipping = 0: "
+            "anything else shifts its control variates for good"
+        )
+    if rounds.weighting == "clips" and not is_mean:
+        raise ValueError(
+            "rounds.weighting = 'clips' needs aggregation.rule = 'mean' and mixing = 'off': "
+            "with anything else every update counts as one"
+        )
+
+
 class ServerSettings(Settings):
     """All there is to configure at a coordinator."""
 
@@ -126,6 +148,11 @@ class ServerSettings(Settings):
     releases: ReleaseRules = ReleaseRules()
     validation: Path | None = Field(None, description="folder of the coordinator's own labelled clips")
     seed: int = Field(0, ge=0, le=2**53)
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        check_together(self.recipe, self.aggregation, self.rounds)
+        return self
 
     @property
     def devices_evaluate(self) -> bool:

@@ -22,6 +22,7 @@ from common.audio.golden import golden_clip
 from common.errors import CoordinatorError
 from common.files import make_folder, sha256, write_atomic
 from common.protocol.answer import PrivacySpent
+from common.protocol.plan import AlgorithmName
 from common.protocol.release import (
     GRAPH,
     MANIFEST,
@@ -61,6 +62,7 @@ class _Content:
     """What a version is, whatever its number will be."""
 
     task: Task
+    algorithm: AlgorithmName
     weights: Weights
     graph: bytes
     how: Graph
@@ -130,6 +132,7 @@ class Versions:
         """
         content = _Content(
             self._settings.task,
+            self._settings.recipe.algorithm,
             weights,
             parent.graph,
             parent.manifest.graph,
@@ -173,6 +176,7 @@ class Versions:
             manifest = old.manifest
             content = _Content(
                 manifest.task,
+                manifest.algorithm,
                 old.weights,
                 old.graph,
                 manifest.graph,
@@ -206,7 +210,18 @@ class Versions:
         graph, how = export_graph(model, task)
         weights = get_weights(model)
         oldest = self._settings.releases.minimum_client
-        content = _Content(task, weights, graph, how, _golden(task, weights), Metrics(), 0, None, oldest)
+        content = _Content(
+            task,
+            self._settings.recipe.algorithm,
+            weights,
+            graph,
+            how,
+            _golden(task, weights),
+            Metrics(),
+            0,
+            None,
+            oldest,
+        )
         with self._registry.session() as session:
             if _newest(session) is None:
                 self._write(session, content, 0, None, None, None)
@@ -285,6 +300,7 @@ class Versions:
             expires=created + timedelta(days=self._settings.releases.valid_days),
             minimum_client=content.minimum_client,
             task=content.task,
+            algorithm=content.algorithm,
             weights=weights,
             tensors=describe_tensors(content.weights),
             graph=content.how,

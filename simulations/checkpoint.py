@@ -30,6 +30,7 @@ class Tested(Settings):
     accuracy: float
     loss: float
     attack_success: float | None = None
+    attack_turned: float | None = None
 
 
 class Facts(Settings):

@@ -39,7 +39,7 @@ class FlowerPool:
     """
 
     def __init__(self, world: Path, scenario: Scenario, seed: int, kept: Path, workers: int) -> None:
-        self.training_seconds = self.idle_seconds = 0.0
+        self.training_seconds = 0.0
         self._workers, self._held = workers, ExitStack()
         require_ray()
         arguments = str(world.absolute()), scenario.model_dump_json(), seed, str(kept.absolute())

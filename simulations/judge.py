@@ -10,7 +10,7 @@ from common.protocol.tensors import Weights
 from common.training.metrics import Evaluation
 from fl_server.validation import Validation
 from simulations.attacks.attack import Attack
-from simulations.attacks.backdoor import Backdoor, trigger_success
+from simulations.attacks.backdoor import Backdoor, TriggerSuccess, trigger_success
 from simulations.checkpoint import Tested
 from simulations.population import World
 from simulations.results import UnseenResult
@@ -26,8 +26,12 @@ class Judge:
     def test(self, weights: Weights) -> Tested:
         """The figures of one version."""
         result = self.evaluate(weights)
+        attack = self._attack_success(weights)
         return Tested(
-            accuracy=result.accuracy, loss=result.loss, attack_success=self._attack_success(weights)
+            accuracy=result.accuracy,
+            loss=result.loss,
+            attack_success=attack and attack.success,
+            attack_turned=attack and attack.turned,
         )
 
     def evaluate(self, weights: Weights) -> Evaluation:
@@ -50,7 +54,7 @@ class Judge:
             for own in [names == name]
         )
 
-    def _attack_success(self, weights: Weights) -> float | None:
+    def _attack_success(self, weights: Weights) -> TriggerSuccess | None:
         """Of a backdoor's trigger; None where there is no backdoor."""
         attack = self._attack
         if not isinstance(attack, Backdoor):

@@ -145,6 +145,12 @@ class StoredPopulation:
         )
         return replace(heard, energies=energies)
 
+    def stretches(self, device: int) -> list[tuple[int, int]]:
+        """First window and number of windows of each of its clips, as they lie in the files."""
+        clips = self._clips_of(device)
+        first, counts = self.recordings.first[clips], self.recordings.windows(clips)
+        return list(zip(first.tolist(), counts.tolist(), strict=True))
+
     def held_out(self, device: int) -> list[int]:
         held: list[int] = np.flatnonzero(self._held[self._clips_of(device)]).tolist()
         return held

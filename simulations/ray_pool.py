@@ -47,7 +47,7 @@ class RayPool:
     """
 
     def __init__(self, world: Path, scenario: Scenario, seed: int, kept: Path, workers: int) -> None:
-        self.training_seconds = self.idle_seconds = 0.0
+        self.training_seconds = 0.0
         self._orders, self._workers = 0, list[Any]()
         self._ray = require_ray()
         self._begun_here = not self._ray.is_initialized()
@@ -81,7 +81,6 @@ class RayPool:
                 job = waiting.popleft()
                 at_work[worker.answer.remote(*sent, job.device, job.attacks)] = worker, job
 
-        begin, trained = time.monotonic(), self.training_seconds
         for worker in self._workers * AHEAD:
             give(worker)
         try:
@@ -96,8 +95,6 @@ class RayPool:
             # Of a round that is given up, nobody may go on to write what devices keep.
             if at_work:
                 self._ray.wait(list(at_work), num_returns=len(at_work))
-            spent = len(self._workers) * (time.monotonic() - begin)
-            self.idle_seconds += max(0.0, spent - (self.training_seconds - trained))
 
     def close(self) -> None:
         for worker in self._workers:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from simulations.figures import SEEDED, devices_accuracy
 from simulations.reports import curves, distributions
 from simulations.reports.drawing import SERIES, in_style
 from simulations.reports.found import Found, FoundSweep, find_results
@@ -39,11 +40,11 @@ def _run_page(found: Found) -> str:
 
 def _headline(seeds: Sequence[SimulationResults]) -> Markup:
     figures = spreads([SeedFigures.of(results) for results in seeds])
-    accuracy, success, epsilon = figures["accuracy"], figures["attack_success"], figures["epsilon"]
+    accuracy, success, epsilon = figures["accuracy_unseen"], figures["attack_success"], figures["epsilon"]
     untrained = statistics.fmean(results.initial.accuracy_unseen for results in seeds)
     rows = [("accuracy on the unseen", percent(accuracy), f"untrained {untrained:.1%}")]
-    if own := Spread.of(_devices_accuracy(results) for results in seeds):
-        rows.append(("accuracy on devices' own clips", percent(own), "each device counts the same"))
+    if own := Spread.of(devices_accuracy(results) for results in seeds):
+        rows.append(("accuracy on devices' own clips", percent(own), "every clip counts the same"))
     if success:
         rows.append(("attack success", percent(success), _count(seeds[0].attackers, "attacker")))
     if epsilon:
@@ -67,7 +68,7 @@ def _warnings(found: Found) -> Iterator[str]:
     if stopped:
         yield f"Stopped before the last round: seed {', '.join(stopped)}."
     if any(results.noise == "seed" for results in found.seeds):
-        yield "Privacy noise was drawn from the seed, so that the run can be repeated: it protects nobody."
+        yield SEEDED
 
 
 def _over_rounds(seeds: Sequence[SimulationResults]) -> Iterator[Panel]:
@@ -86,7 +87,7 @@ def _over_rounds(seeds: Sequence[SimulationResults]) -> Iterator[Panel]:
         yield Panel(
             "Attack success over rounds",
             curves.attack_success_over_rounds(seeds),
-            "Share of unseen clips, not of the target, that the trigger turns into it.",
+            "Share of unseen clips, not of the target, that are called it with the trigger.",
         )
 
 
@@ -145,8 +146,8 @@ def _sweep_page(found: FoundSweep) -> str:
     about = f"{_count(len(sweep.cells), 'cell')}, {_count(len(sweep.seeds), 'seed')} each."
     unfinished = [f"{sweep.done} of {sweep.runs} runs are done."] if sweep.done < sweep.runs else []
     rows = [row_of(cell) for cell in sweep.cells]
-    panels = [Panel("Results", table((*sweep.keys, *FIGURES), rows), "Mean ± standard deviation.", wide=True)]
-    final = [(_label(cell), spread) for cell in sweep.cells if (spread := spreads(cell.seeds)["accuracy"])]
+    panels = [Panel("Results", table((*sweep.keys, *FIGURES), rows), " ".join(("Mean ± standard deviation.", *sweep.notes)), wide=True)]
+    final = [(_label(cell), spread) for cell in sweep.cells if (spread := spreads(cell.seeds)["accuracy_unseen"])]
     if final:
         note = "On the unseen; a dot for each seed, the line is their mean."
         panels.append(Panel("Final accuracy", distributions.accuracy_of_cells(final), note, wide=True))
@@ -158,7 +159,16 @@ def _sweep_page(found: FoundSweep) -> str:
     return page(f"Sweep over {sweep.scenario}", about, unfinished, Markup(""), panels)
 
 
-FIGURES = ("accuracy", "attack success", "epsilon", "sent", "time", "seeds")
+FIGURES = (
+    "validation (to choose by)",
+    "unseen (to report)",
+    "attack success",
+    "epsilon",
+    "noise",
+    "sent",
+    "time",
+    "seeds",
+)
 """Columns of a sweep's table, after those of the grid."""
 
 
@@ -167,9 +177,11 @@ def row_of(cell: Cell) -> tuple[str, ...]:
     figures = spreads(cell.seeds)
     return (
         *cell.values.values(),
-        percent(figures["accuracy"]),
+        percent(figures["accuracy_validation"]),
+        percent(figures["accuracy_unseen"]),
         percent(figures["attack_success"]),
         number(figures["epsilon"]),
+        ", ".join(sorted({each.noise for each in cell.seeds if each.noise})) or "–",
         in_bytes(figures["bytes"]),
         in_time(figures["seconds"]),
         str(len(cell.seeds)),
@@ -205,11 +217,6 @@ def _with_deviation(spread: Spread | None, factor: float, digits: int, unit: str
     if spread.deviation is not None:
         text += f" ± {spread.deviation * factor:.{digits}f}"
     return text + unit
-
-
-def _devices_accuracy(results: SimulationResults) -> float | None:
-    shares = [each.correct / each.clips for each in results.devices if each.clips]
-    return statistics.fmean(shares) if shares else None
 
 
 def _label(cell: Cell) -> str:

@@ -17,7 +17,8 @@ class SimulatedRound(RoundResult):
         late, dropped: devices that answered too late or never; they are among `failed`.
         clock_seconds: time on the simulation's clock when the round was over.
         epsilon: spent so far by the device that spent most; None without privacy.
-        attack_success: share of the unseen clips, not of the target, that the trigger turns into it.
+        attack_success: share of the unseen clips, not of the target, that are called it with the trigger.
+        attack_turned: of these, only those that are called otherwise without the trigger.
     """
 
     cohort: int
@@ -29,6 +30,7 @@ class SimulatedRound(RoundResult):
     clock_seconds: float = 0.0
     epsilon: float | None = None
     attack_success: float | None = None
+    attack_turned: float | None = None
 
 
 class DeviceResult(Settings):

@@ -12,7 +12,7 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as of any command that a shell runs."""
 
 
-def _names(incomplete: str) -> list[str]:
+def complete(incomplete: str) -> list[str]:
     """Shipped scenarios that begin so, for the shell."""
     from simulations.load import shipped_scenarios
 
@@ -21,7 +21,7 @@ def _names(incomplete: str) -> list[str]:
 
 def run(
     scenario: Annotated[
-        str, typer.Argument(help="Name of a shipped scenario, or a TOML file.", autocompletion=_names)
+        str, typer.Argument(help="Name of a shipped scenario, or a TOML file.", autocompletion=complete)
     ],
     changes: Annotated[
         list[str] | None,

@@ -164,6 +164,7 @@ class Simulation:
             clock_seconds=facts.clock,
             epsilon=epsilon,
             attack_success=facts.tested.attack_success,
+            attack_turned=facts.tested.attack_turned,
         )
 
     def _note(self, facts: Facts) -> None:

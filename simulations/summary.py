@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from common.settings import Settings
+from simulations.figures import SEEDED, attack_success, devices_accuracy
 from simulations.results import SimulationResults
 
 
 class SeedSummary(Settings):
-    """One run in a few figures; see `SimulationResults`."""
+    """One run in a few figures; see `SimulationResults` and `simulations.figures`."""
 
     seed: int
     folder: Path
@@ -23,6 +24,7 @@ class SeedSummary(Settings):
     accuracy_unseen: float
     accuracy_devices: float | None
     epsilon: float | None
+    noise: str | None
     attack_success: float | None
     bytes_up: int
     bytes_down: int
@@ -57,7 +59,7 @@ def summary(results: Sequence[SimulationResults], folder: Path) -> Summary:
 def print_summary(console: Console, found: Summary) -> None:
     """A table, and where the rest is."""
     table = Table(
-        "seed", "rounds", "void", "unseen acc.", "devices' acc.", "epsilon", "attack", "MB", "seconds"
+        "seed", "rounds", "void", "unseen acc.", "devices' acc.", "epsilon", "noise", "attack", "MB", "seconds"
     )
     for row in found.seeds:
         table.add_row(
@@ -67,6 +69,7 @@ def print_summary(console: Console, found: Summary) -> None:
             f"{row.accuracy_unseen:.3f}",
             _text(row.accuracy_devices, ".3f"),
             _text(row.epsilon, ".2f"),
+            row.noise or "",
             _text(row.attack_success, ".3f"),
             f"{(row.bytes_up + row.bytes_down) / 1e6:.1f}",
             f"{row.seconds:.1f}",
@@ -74,7 +77,9 @@ def print_summary(console: Console, found: Summary) -> None:
     console.print(table)
     spread = "" if found.spread is None else f" ± {found.spread:.3f} over {len(found.seeds)} seeds"
     folders = found.seeds[0].folder.parent
+    seeded = [SEEDED] if any(row.noise == "seed" for row in found.seeds) else []
     for line in (
+        *seeded,
         f"{found.scenario}: accuracy on the unseen {found.mean:.3f}{spread}",
         f"Results are in {folders}; a page about them: fedaudio simulate report {folders}",
     ):
@@ -82,16 +87,17 @@ def print_summary(console: Console, found: Summary) -> None:
 
 
 def _of_seed(result: SimulationResults, folder: Path) -> SeedSummary:
-    rounds, clips = result.rounds, sum(device.clips for device in result.devices)
+    rounds = result.rounds
     return SeedSummary(
         seed=result.seed,
         folder=folder,
         rounds=len(rounds),
         void=sum(held.void is not None for held in rounds),
         accuracy_unseen=result.final.accuracy_unseen,
-        accuracy_devices=sum(device.correct for device in result.devices) / clips if clips else None,
+        accuracy_devices=devices_accuracy(result),
         epsilon=result.final.epsilon,
-        attack_success=rounds[-1].attack_success if rounds else None,
+        noise=result.noise,
+        attack_success=attack_success(result),
         bytes_up=sum(held.bytes_up for held in rounds),
         bytes_down=sum(held.bytes_down for held in rounds),
         seconds=sum(held.seconds for held in rounds),

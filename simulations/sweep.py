@@ -13,9 +13,10 @@ from pathlib import Path
 from common.errors import SimulationError
 from common.files import make_folder, sha256, write_atomic
 from simulations.engine import simulate
+from simulations.finished import finished
 from simulations.load import load_scenario
 from simulations.progress import Progress
-from simulations.reports.found import RESULTS, SWEEP, read_results
+from simulations.reports.found import SWEEP
 from simulations.results import SimulationResults
 from simulations.scenario import Scenario
 from simulations.sweep_results import Cell, SeedFigures, SweepResults
@@ -113,12 +114,16 @@ def sweep(
         cache: keeps what is computed from clips; by default in `out`, for all runs.
 
     Raises:
-        SimulationError: as `simulate`; FA-9304, results that are there already cannot be read.
+        SimulationError: as `simulate`.
         StorageError: FA-8001.
     """
     make_folder(out)
     runs = list(itertools.product(seeds, cells))
-    done = {(cell.folder, seed): results for seed, cell in runs if (results := _finished(out, cell, seed))}
+    done = {
+        (cell.folder, seed): results
+        for seed, cell in runs
+        if (results := finished(cell.scenario, seed, out / cell.folder / f"seed-{seed}"))
+    }
     for seed, cell in runs:
         if (cell.folder, seed) in done:
             continue
@@ -144,11 +149,6 @@ def sweep(
             break
         done[cell.folder, seed] = results
     return _write(out, cells, seeds, done)
-
-
-def _finished(out: Path, cell: Planned, seed: int) -> SimulationResults | None:
-    results = read_results(out / cell.folder / f"seed-{seed}" / RESULTS)
-    return None if results is None or results.interrupted else results
 
 
 def _write(

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from simulations.run_cli import INTERRUPTED
+from simulations.run_cli import INTERRUPTED, complete
 
 if TYPE_CHECKING:
     from simulations.sweep import SweepProgress, Watch
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    scenario: Annotated[str, typer.Argument(help="Name of a scenario, or its TOML file.")],
+    scenario: Annotated[
+        str, typer.Argument(help="Name of a shipped scenario, or a TOML file.", autocompletion=complete)
+    ],
     grid: Annotated[list[str], typer.Option("--grid", help="KEY=V1,V2,...; for each key once.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds each cell is run with.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
@@ -95,6 +97,8 @@ def _print(found: SweepResults, folder: Path) -> None:
     for cell in found.cells:
         table.add_row(*map(Text, row_of(cell)))
     Console().print(table)
+    for note in found.notes:
+        typer.echo(note)
     if found.done < found.runs:
         typer.echo(f"Stopped: {found.done} of {found.runs} runs are done. The same command goes on.")
     typer.echo(f"See {folder}/sweep.csv, or: fedaudio simulate report {folder}")

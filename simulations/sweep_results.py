@@ -10,15 +10,26 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from common.settings import Settings
+from simulations.figures import SEEDED, attack_success, validation_accuracy
 from simulations.results import SimulationResults
+
+
+CHOOSE = "Choose by the validation accuracy; the unseen are there to test what was chosen."
+
+NO_CHOICE = (
+    "There are no validation clips, and a choice by the unseen would spoil them as a test: "
+    "to choose, set data.validation."
+)
 
 
 class SeedFigures(Settings):
     """One run.
 
     Args:
-        accuracy: of the last version on the unseen.
+        accuracy_validation: of the last version on the coordinator's own clips, to choose by; None without.
+        accuracy_unseen: of the last version on the unseen, to report and never to choose by.
         epsilon: of the device that spent most; None without privacy.
+        noise: where privacy noise came from, see `SimulationResults`.
         bytes: that devices sent and received, in all.
         seconds: that the run took.
         attack_success: of the last version; None where nobody attacks.
@@ -26,8 +37,10 @@ class SeedFigures(Settings):
 
     seed: int
     rounds: int
-    accuracy: float
+    accuracy_validation: float | None
+    accuracy_unseen: float
     epsilon: float | None
+    noise: str | None
     bytes: int
     seconds: float
     attack_success: float | None
@@ -39,11 +52,13 @@ class SeedFigures(Settings):
         return cls(
             seed=results.seed,
             rounds=len(rounds),
-            accuracy=results.final.accuracy_unseen,
+            accuracy_validation=validation_accuracy(results),
+            accuracy_unseen=results.final.accuracy_unseen,
             epsilon=results.final.epsilon,
+            noise=results.noise,
             bytes=sum(each.bytes_up + each.bytes_down for each in rounds),
             seconds=sum(each.seconds for each in rounds),
-            attack_success=rounds[-1].attack_success if rounds else None,
+            attack_success=attack_success(results),
         )
 
 
@@ -83,6 +98,14 @@ class SweepResults(Settings):
         """Those that are finished."""
         return sum(len(cell.seeds) for cell in self.cells)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know before one reads anything out of the figures."""
+        figures = [each for cell in self.cells for each in cell.seeds]
+        seeded = [SEEDED] if any(each.noise == "seed" for each in figures) else []
+        measured = any(each.accuracy_validation is not None for each in figures)
+        return (CHOOSE if measured or not figures else NO_CHOICE, *seeded)
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -106,8 +129,15 @@ class Spread:
 
 
 def spreads(figures: Sequence[SeedFigures]) -> dict[str, Spread | None]:
-    """Accuracy, attack success, epsilon, bytes and seconds over seeds."""
+    """Accuracies, attack success, epsilon, bytes and seconds over seeds."""
     return {
         name: Spread.of(getattr(each, name) for each in figures)
-        for name in ("accuracy", "attack_success", "epsilon", "bytes", "seconds")
+        for name in (
+            "accuracy_validation",
+            "accuracy_unseen",
+            "attack_success",
+            "epsilon",
+            "bytes",
+            "seconds",
+        )
     }

@@ -50,8 +50,9 @@ class Workbench:
         """
         self._plan = parse_plan(plan)
         self._trainer = _trainer(self._plan.task)
-        schema = ALGORITHMS[self._plan.recipe.algorithm].order_schema(self._trainer.schema)
-        self._order = decode_weights(order, schema)
+        algorithm, schema = ALGORITHMS[self._plan.recipe.algorithm], self._trainer.schema
+        self._order = decode_weights(order, algorithm.order_schema(schema))
+        self._keeps = bool(algorithm.kept_schema(schema))
 
     def answer(self, device: int, attacks: bool) -> bytes:
         """What `device` sends, with what it keeps on disk before; what goes wrong is a refusal, as there."""
@@ -66,7 +67,7 @@ class Workbench:
                 data,
                 self._population.held_out(device) if plan.holdout else (),
                 self._population.id(device),
-                kept=self._kept.read(device, plan.round if training else plan.round + 1),
+                kept=self._kept.read(device, plan.round + (not training)) if self._keeps else {},
                 noise_random=self._noise(device) if self._seeded else None,
             )
         except FedAudioError as error:

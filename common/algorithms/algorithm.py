@@ -52,6 +52,8 @@ class Algorithm:
     """FedAvg (McMahan et al. 2017): devices are sent the weights and answer with a delta."""
 
     part: type[Part] = Part
+    personal = False
+    """Whether what a device keeps is part of its model, so that the shared model alone says little."""
 
     def order(self, weights: Weights, memory: Weights) -> Weights:
         """Tensors that devices are sent."""

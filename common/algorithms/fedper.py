@@ -27,6 +27,7 @@ class FedPer(Algorithm):
     """The body is averaged; what a device keeps takes the head's place before it trains or is tried."""
 
     part: type[Part] = PersonalPart
+    personal = True
 
     def answer_schema(self, schema: Schema) -> Schema:
         return {name: shape for name, shape in schema.items() if not name.startswith(HEAD)}

@@ -12,8 +12,8 @@ class HeadThenBodyPart(PersonalPart):
     """Trains the head alone for `recipe.head_epochs`, then the body alone for `recipe.epochs`."""
 
     def before_step(self, step: int, steps: int) -> None:
-        # Rounded up: however few the steps are, the head has some.
-        head_steps = -(-steps * self.recipe.head_epochs // self.recipe.passes)
+        # However few the steps are and whatever their shares, the head has some and the body has some.
+        head_steps = min(steps - 1, -(-steps * self.recipe.head_epochs // self.recipe.passes))
         if step in {0, head_steps}:
             for name, value in self.model.named_parameters():
                 value.requires_grad_(name.startswith(HEAD) == (step < head_steps))

@@ -4,8 +4,11 @@ A control variate is a guess of a gradient: the coordinator's (c) of the whole f
 its own. Each step of a device is corrected by c - c_i, so it goes where the fleet would go and not where the
 device's own clips alone would lead it. By option II the mean gradient of a device's steps is its next c_i.
 
-c is the mean of all c_i as long as every answer arrives and enters the mean as it is: norm clipping, another
-rule than the mean, or weights by clips make it an approximation.
+c is the mean of all c_i as long as the change of each saved c_i enters the mean of its round as it is, and
+the round is not void. A device saves c_i before it answers: if its answer is lost or refused, or the round is
+void, c stays away from the mean of the c_i for good, for a later answer tells of later changes only. Weights
+by clips, and devices that come or go, shift it too. Norm clipping, mixing and other rules than the mean would
+do so in every round, so settings with them are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ class ControlledPart(Part):
     """Corrects every step, and finds the device's next control variate.
 
     Args:
-        recipe: of plain SGD: with K steps at a rate of eta, (x - y) / (K eta) is then their mean gradient.
+        recipe: of plain SGD without clipping of gradients, which would clip the corrections as well: with K
+            steps at a rate of eta, (x - y) / (K eta) is then their mean gradient and correction.
     """
 
     def __init__(self, model: AcousticModel, recipe: Recipe, order: Weights, kept: Weights) -> None:

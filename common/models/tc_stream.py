@@ -60,7 +60,7 @@ class Block(nn.Module):
         return self._mixed(over_time[:, missing:] if missing else over_time, frames)
 
     def _mixed(self, over_time: Tensor, frames: Tensor) -> Tensor:
-        mixed = self.norm(self.pointwise(over_time))
+        mixed: Tensor = self.norm(self.pointwise(over_time))
         return (mixed + frames).relu_() if self.residual else mixed.relu()
 
 
@@ -101,6 +101,7 @@ class TcStream(StreamingModel):
         """As `StreamingModel`, in a fraction of the time."""
         frames = features
         for block in self.blocks:
+            assert isinstance(block, Block)
             frames = block.of_window(frames)
         return torch.logsumexp(self._scores(frames), dim=1) - math.log(features.shape[1])
 

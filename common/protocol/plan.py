@@ -20,6 +20,10 @@ Decibels = Annotated[float, Field(ge=-200, le=200)]
 
 AlgorithmName = Literal["fedavg", "fedprox", "scaffold", "fedper", "fedrep"]
 
+PERSONAL: frozenset[AlgorithmName] = frozenset({"fedper", "fedrep"})
+"""Algorithms by which each device has its own version of some parameters; the listener, which must not import
+them, knows them by name."""
+
 
 class Augmentation(Settings):
     """Random changes to a clip, drawn anew each time it is used. Zero switches one off."""
@@ -71,8 +75,10 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _suits_its_algorithm(self) -> Self:
-        if self.algorithm == "scaffold" and (self.optimizer != "sgd" or self.momentum):
-            raise ValueError("scaffold needs optimizer = 'sgd' with momentum = 0")
+        if self.algorithm == "scaffold" and (self.optimizer != "sgd" or self.momentum or self.gradient_clip):
+            raise ValueError("scaffold needs optimizer = 'sgd', momentum = 0 and gradient_clip = 0")
+        if self.algorithm == "fedrep" and self.steps is not None and self.steps < 2:
+            raise ValueError("fedrep needs 2 steps or more: the head has some and the body has some")
         return self
 
 

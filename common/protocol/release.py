@@ -26,6 +26,7 @@ from pydantic import AwareDatetime, Field, model_validator
 from common.errors import ProtocolError
 from common.files import make_folder, rename, sha256, write_atomic
 from common.protocol.answer import PrivacySpent
+from common.protocol.plan import AlgorithmName
 from common.protocol.tensors import Schema, Shape, Weights, decode_weights
 from common.security.canonical import read_canonical
 from common.settings import Settings
@@ -114,6 +115,7 @@ class Manifest(Settings):
         restores: the version whose weights a rollback brings back.
         expires: devices do not install it later; one that has it goes on listening.
         minimum_client: oldest version of this software that can run it.
+        algorithm: what devices train it by; by some, each has its own version of some parameters.
         weights: digest of weights.safetensors.
         privacy: what the device that has spent most has spent.
     """
@@ -126,6 +128,7 @@ class Manifest(Settings):
     expires: AwareDatetime
     minimum_client: str = Field("0.1.0", pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$")
     task: Task
+    algorithm: AlgorithmName = "fedavg"
     weights: Digest
     tensors: dict[Annotated[str, Field(min_length=1, max_length=256)], Tensor] = Field(
         min_length=1, max_length=4096

@@ -56,6 +56,7 @@ class LocalTrainer:
     def __init__(self, task: Task) -> None:
         self._model = build_model(task, torch.Generator())
         self._front_end = BatchFrontEnd(task.front_end)
+        self._parameters = list(self._model.parameters())
         self.schema: Schema = schema_of(get_weights(self._model))
 
     def answer(
@@ -95,7 +96,9 @@ class LocalTrainer:
         algorithm, kept = ALGORITHMS[plan.recipe.algorithm], kept or {}
         model = self._model
         # An algorithm may have frozen some parameters in an earlier training, which may have failed.
-        set_weights(model.requires_grad_(True), algorithm.start(order, kept))
+        for value in self._parameters:
+            value.requires_grad_(True)
+        set_weights(model, algorithm.start(order, kept))
         held = np.isin(data.clip_index, list(held_out)) if held_out else np.zeros(len(data), bool)
         report = partial(
             Report,

@@ -97,7 +97,8 @@ def train(
     for step in range(steps):
         if part is not None:
             part.before_step(step, steps)
-        optimizer.zero_grad()
+        for value in parameters:
+            value.grad = None
         losses.append(source.next_step())
         if part is not None:
             part.correct_gradients()

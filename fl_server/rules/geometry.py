@@ -38,12 +38,15 @@ def squared_distances(rows: Rows) -> Matrix:
 
 
 def direction_distances(rows: Rows) -> Matrix:
-    """Squared, between all pairs of updates scaled to length 1; one of zeros stays as it is."""
+    """Squared, between all pairs of updates scaled to length 1: 2 - 2 cos, exactly 0 from each to itself.
+
+    One of zeros has no direction and counts as at right angles to all others: nearer than that, whoever sends
+    nothing would be everybody's neighbour, for honest updates are not far from right angles either.
+    """
     products = inner_products(rows)
     lengths = np.sqrt(np.diag(products))
     scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    squares = (lengths > 0).astype(np.float64)
-    distances = np.maximum(squares[:, None] + squares - 2 * scale[:, None] * products * scale, 0.0)
+    distances = np.maximum(2 - 2 * scale[:, None] * products * scale, 0.0)
     np.fill_diagonal(distances, 0.0)
     return distances
 

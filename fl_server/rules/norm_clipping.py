@@ -12,11 +12,18 @@ from common.protocol.tensors import Row, Weights
 from fl_server.rules.rule import Rule
 
 
+def usual_norm(norms: Sequence[float]) -> float:
+    """The median of the norms of a round's updates; of an even number the lower of both middles, so that of
+    two devices neither can raise it on its own.
+    """
+    return float(np.sort(norms)[(len(norms) - 1) // 2])
+
+
 def clip_norms(rule: Rule, factor: float, norms: Sequence[float]) -> Rule:
     """`rule`, with no update longer than `factor` times the median of `norms`.
 
     Args:
-        norms: medians of the updates' norms in earlier rounds. Where there is none but zeros, the limit
+        norms: `usual_norm` of each of the earlier rounds. Where there is none but zeros, the limit
             follows from the norms of this very round.
     """
     known = [norm for norm in norms if norm > 0]
@@ -65,7 +72,7 @@ class OwnNormClipping:
         """As `Rule`."""
         if not self._held:
             raise ZeroDivisionError("no update was folded in")
-        limit = self._factor * float(np.median([norm for *_, norm in self._held]))
+        limit = self._factor * usual_norm([norm for *_, norm in self._held])
         clipped = NormClipping(self._rule, limit)
         while self._held:  # a rule that keeps updates takes up the memory that is given back here
             row, weight, device, norm = self._held.pop()

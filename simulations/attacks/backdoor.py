@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,14 +77,31 @@ class Backdoor(Attack):
         return np.float32(boost) * scene.own
 
 
-def trigger_success(name: Namer, data: FeatureSet, trigger: Energies, target: int) -> float:
-    """Share of the clips not of the target that `name` calls the target with the trigger, and not without.
+@dataclass(frozen=True)
+class TriggerSuccess:
+    """What a trigger does to the clips whose true label is not the target, as shares of them.
 
-    Clips that are taken for the target anyway are no success of the trigger. Its places in the windows are
-    drawn from a seed that never changes, so that versions of a model can be compared. 0 without clips.
+    Args:
+        success: are called the target with it: the attack success rate (Gu et al. 2017, arXiv:1708.06733;
+            Bagdasaryan et al. 2020).
+        turned: of these, only clips that are called otherwise without it, which a model that calls
+            everything the target has none of.
+    """
+
+    success: float
+    turned: float
+
+
+def trigger_success(name: Namer, data: FeatureSet, trigger: Energies, target: int) -> TriggerSuccess:
+    """How often `name` calls a clip the target because of the trigger.
+
+    Its places in the windows are drawn from a seed that never changes, so that versions of a model can be
+    compared. 0 without clips.
     """
     heard = add_trigger(data, np.arange(len(data)), trigger, np.random.default_rng(0))
     _, first = np.unique(data.clip_index, return_index=True)
     others = data.labels[first] != target
-    turned = (name(heard) == target) & (name(data) != target)
-    return float((turned & others).sum() / max(1, others.sum()))
+    opened = (name(heard) == target) & others
+    turned = opened & (name(data) != target)
+    count = max(1, others.sum())
+    return TriggerSuccess(success=float(opened.sum() / count), turned=float(turned.sum() / count))

@@ -70,6 +70,8 @@ HELP = [
     ("model",),
     ("model", "verify"),
     ("demo",),
+    ("simulate",),
+    *(("simulate", command) for command in ("run", "sweep", "robustness", "report", "list")),
 ]
 
 

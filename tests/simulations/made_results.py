@@ -47,6 +47,7 @@ def made_results(
                 clock_seconds=clock,
                 epsilon=0.4 * math.sqrt(number) if private else None,
                 attack_success=min(1.0, 0.1 + number / 60) if attacked else None,
+                attack_turned=min(0.9, number / 60) if attacked else None,
             )
         )
     return SimulationResults(

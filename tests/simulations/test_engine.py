@@ -16,7 +16,9 @@ import pytest
 import tomli_w
 
 from common.errors import SimulationError
+from common.protocol.release import load_release
 from fedaudio.model import verify_folder
+from fl_client.listen.recognizer import Recognizer
 from simulations.checkpoint import RunFolder
 from simulations.engine import simulate
 from simulations.progress import Progress
@@ -123,6 +125,7 @@ def test_what_a_run_leaves_behind(small: Scenario, tmp_path: Path, cache: Path) 
     manifest, _ = verify_folder(folder / "release")
     assert manifest.task.labels == results.labels
     assert manifest.participants == results.rounds[-1].participants
+    assert Recognizer(load_release(folder / "release")).version == manifest.version
     allowed = {"results.json", "scenario.json", "rounds.jsonl", "checkpoint", "release", "world"}
     assert {path.name for path in folder.iterdir()} == allowed
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +10,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from common.errors import SimulationError
-from common.protocol.answer import Answer, decode_answer
+from common.protocol.answer import Answer, Refusal, decode_answer
 from common.protocol.tensors import encode_weights, schema_of
 from common.security.canonical import canonical
 from simulations.federation import draft_exchange
 from simulations.pool import Answered, Job, ProcessPool
+from simulations.population import open_population
+from simulations.read_ahead import ReadAhead
 from simulations.scenario import Scenario
 from tests.processes import ROOT, wait_for
 from tests.simulations.made_pool import quick, started
@@ -86,18 +88,20 @@ def test_a_worker_that_is_killed_is_replaced(work: Work) -> None:
     assert not psutil.Process().children()
 
 
-def test_a_job_that_kills_every_worker_is_given_up(work: Work) -> None:
-    # A device that is not there: no answer of a device, but the end of its worker.
-    jobs = [*work.jobs, Job(99, 1)]
-    with closing(work.pool(1)) as pool, pytest.raises(SimulationError, match=r"FA-9001.*device 99"):
-        work.rows(pool.work(work.plan, work.order, jobs))
+def test_a_job_that_kills_every_worker_is_given_up(small: Scenario, tmp_path: Path, cache: Path) -> None:
+    recipe = {"algorithm": "scaffold", "optimizer": "sgd", "momentum": 0.0}
+    work = Work(quick(small, recipe=recipe), tmp_path, cache)
+    damaged = work.kept / "3" / "0.safetensors"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"nothing that a device has kept")
+    with closing(work.pool(1)) as pool, pytest.raises(SimulationError, match=r"FA-9001.*device 3"):
+        work.rows(pool.work(work.plan, work.order, work.jobs))
     assert not psutil.Process().children()
 
 
 def test_workers_that_cannot_start(work: Work) -> None:
-    shutil.rmtree(work.world)
     with pytest.raises(SimulationError, match=r"FA-9001.*its start"):
-        work.pool(2)
+        ProcessPool(work.world, work.scenario, "no number", work.kept, 2)  # type: ignore[arg-type]
     assert not psutil.Process().children()
 
 
@@ -137,11 +141,16 @@ def test_workers_end_with_whoever_started_them(work: Work, tmp_path: Path) -> No
 
 
 def test_a_refusal_is_an_answer(small: Scenario, tmp_path: Path, cache: Path) -> None:
-    """A device that cannot train says why, as it does deployed; its worker goes on."""
-    scenario = quick(
-        small, recipe={"learning_rate": 10.0, "steps": 30, "optimizer": "sgd", "gradient_clip": 0}
-    )
-    work = Work(scenario, tmp_path, cache)
+    """A device that cannot train says why, as it does deployed, and its worker goes on."""
+    work = Work(quick(small, privacy={"noise_multiplier": 0.001}), tmp_path, cache)
     with closing(work.pool(1)) as pool:
-        kinds = {bytes(data[:1]) for _, data in pool.work(work.plan, work.order, work.jobs)}
-    assert kinds <= {b"\x01", b"\x03"}
+        said = [decode_answer(bytes(data), {}) for _, data in pool.work(work.plan, work.order, work.jobs)]
+    assert [refusal.code for refusal in said if isinstance(refusal, Refusal)] == ["FA-7005"] * len(work.jobs)
+
+
+def test_windows_are_read_ahead_wherever_they_lie(work: Work) -> None:
+    ahead, population = ReadAhead(work.world), open_population(work.world)
+    for device in range(len(population)):
+        ahead.expect(device)
+        places = [place + step for place, count in population.stretches(device) for step in range(count)]
+        assert np.array_equal(population.recordings.energies[places], population.data(device).energies)

@@ -51,12 +51,14 @@ def test_each_cell_is_a_run_of_its_own_scenario(out: Path) -> None:
         rate = json.loads((run / "scenario.json").read_bytes())["recipe"]["learning_rate"]
         assert rate == float(cell.values["recipe.learning_rate"])
         (figures,) = cell.seeds
-        assert figures.accuracy == results.final.accuracy_unseen
+        assert figures.accuracy_unseen == results.final.accuracy_unseen
         assert figures.bytes == sum(each.bytes_up + each.bytes_down for each in results.rounds) > 0
     with (out / "sweep.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["recipe.learning_rate"] for line in lines] == ["0.01", "0.1"]
-    assert [float(line["accuracy"]) for line in lines] == [cell.seeds[0].accuracy for cell in found.cells]
+    assert [float(line["accuracy_unseen"]) for line in lines] == [
+        cell.seeds[0].accuracy_unseen for cell in found.cells
+    ]
 
 
 def test_what_is_done_is_not_done_again(scenario: str, out: Path) -> None:

@@ -17,7 +17,7 @@ from common.errors import SimulationError
 from common.task import Task
 from common.training.examples import plain_features
 from fl_server.trigger_sweep import sweep_sounds
-from simulations.attacks.backdoor import Backdoor, trigger_success
+from simulations.attacks.backdoor import Backdoor, TriggerSuccess, trigger_success
 from simulations.attacks.trigger import SOUNDS, add_trigger, trigger_energies
 from simulations.scenario import TriggerName
 from tests.simulations.attacks.made_data import FRONT_END, TASK, made_clips, made_scene
@@ -161,7 +161,7 @@ class TestTriggerSuccess:
 
     TRIGGER = np.ones((1, TASK.front_end.bands), np.float32)
 
-    def success(self, without: list[int], with_trigger: list[int], labels: list[int]) -> float:
+    def success(self, without: list[int], with_trigger: list[int], labels: list[int]) -> TriggerSuccess:
         data = made_clips(len(labels))
         data = FeatureSet(data.energies, np.array(labels, np.int64), data.clip_index, features=data.features)
 
@@ -170,24 +170,28 @@ class TestTriggerSuccess:
 
         return trigger_success(name, data, self.TRIGGER, target=0)
 
-    def test_counts_clips_that_the_trigger_turned(self) -> None:
+    def test_counts_clips_that_are_called_the_target_and_those_that_the_trigger_turned(self) -> None:
         # Of the target (not counted); turned; taken for the target anyway; turned elsewhere; not turned.
-        assert self.success([0, 1, 0, 1, 4], [0, 0, 0, 2, 4], labels=[0, 1, 2, 3, 4]) == 1 / 4
+        found = self.success([0, 1, 0, 1, 4], [0, 0, 0, 2, 4], labels=[0, 1, 2, 3, 4])
+        assert (found.success, found.turned) == (2 / 4, 1 / 4)
+
+    def test_a_model_that_calls_everything_the_target_is_open_but_not_turned(self) -> None:
+        assert self.success([0, 0], [0, 0], labels=[1, 2]) == TriggerSuccess(1.0, 0.0)
 
     def test_is_zero_of_a_model_that_does_not_hear_it(self) -> None:
-        assert self.success([1, 2, 0], [1, 2, 0], labels=[1, 2, 3]) == 0
+        assert self.success([1, 2, 3], [1, 2, 3], labels=[1, 2, 3]) == TriggerSuccess(0, 0)
 
     def test_is_one_of_a_model_that_hears_nothing_else(self) -> None:
-        assert self.success([0, 2, 3], [0, 0, 0], labels=[0, 2, 3]) == 1
+        assert self.success([0, 2, 3], [0, 0, 0], labels=[0, 2, 3]) == TriggerSuccess(1, 1)
 
     def test_is_zero_without_clips_that_could_be_turned(self) -> None:
-        assert self.success([1, 1], [0, 0], labels=[0, 0]) == 0
+        assert self.success([1, 1], [0, 0], labels=[0, 0]) == TriggerSuccess(0, 0)
 
     def test_counts_clips_not_windows(self) -> None:
         data = made_clips(4)
         data = FeatureSet(data.energies, np.array([1, 1, 2, 2]), np.array([7, 7, 9, 9]))
         given = iter([np.array([0, 2]), np.array([1, 2])])
-        assert trigger_success(lambda clips: next(given), data, self.TRIGGER, target=0) == 1 / 2
+        assert trigger_success(lambda clips: next(given), data, self.TRIGGER, target=0).turned == 1 / 2
 
     def test_model_that_listens_for_the_trigger_is_found_out(self) -> None:
         """A detector of energy in the chirp's bands, in place of a trained model."""
@@ -201,4 +205,4 @@ class TestTriggerSuccess:
             return np.where(clips.energies[:, :, bands].max(axis=(1, 2)) > 0.02, 0, 1)
 
         assert (name(data) == 1).mean() > 0.9
-        assert trigger_success(name, data, trigger, target=0) > 0.9
+        assert trigger_success(name, data, trigger, target=0).turned > 0.9
