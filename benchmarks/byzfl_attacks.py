@@ -1,44 +1,68 @@
-"""What byzfl's attacks make of given vectors, for `tests/simulations/attacks/byzfl.json`.
+"""Our attacks beside byzfl's on the same vectors: largest difference of any value.
 
-    python3 -m venv ENV && ENV/bin/pip install byzfl==0.0.11
-    ENV/bin/python benchmarks/byzfl_attacks.py > tests/simulations/attacks/byzfl.json
+    python -m benchmarks.byzfl_attacks [--environment DIR] [--json]
 
-byzfl's pins conflict with ours, so it has its own environment and nothing of fedaudio is imported here.
-Vectors follow from a seed: `default_rng(seed).standard_normal((devices, values), numpy.float32)`.
+byzfl has an environment of its own, see `benchmarks.byzfl_oracle`. Where it cannot be had, the reason is
+printed and nothing is compared. `--write tests/simulations/attacks/byzfl.json` makes the values that tests
+hold the attacks to, where there is no byzfl.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from importlib.metadata import version
+import sys
+from pathlib import Path
 
-import byzfl
 import numpy as np
 
-CASES = ((1, 3, 5), (2, 8, 7), (3, 16, 4))
-"""Seed, devices, values."""
+from benchmarks.peers import byzfl_environment
+from benchmarks.peers.byzfl_environment import SkippedError, environment, run_there
+from simulations.attacks.attack import Scene
+from simulations.attacks.registry import make_attack
+from simulations.scenario import AttackChoice
 
-NOISE = (3.0, 20_000)
-"""Standard deviation and values of the Gaussian attack, of which only statistics can be compared."""
+SCRIPT = Path(byzfl_environment.__file__).with_name("byzfl_attacks.py")
+ALLOWED = 1e-5
+"""Largest difference: ours are single precision, byzfl's double."""
+
+
+def difference(case: dict[str, object]) -> float:
+    """Between what our attackers send and what byzfl's do."""
+    random = np.random.default_rng(int(str(case["seed"])))
+    rows = random.standard_normal((int(str(case["devices"])), int(str(case["values"]))), np.float32)
+    # An attacker of ours reverses what it has learnt itself; byzfl's reverse the mean.
+    own = rows.mean(axis=0, keepdims=True)
+    choice = AttackChoice.model_validate({"kind": case["attack"], "strength": case["strength"]})
+    sent = make_attack(choice).forge(Scene(1, rows, own, np.zeros_like(own[0])), np.random.default_rng(0))
+    return float(np.abs(sent[0] - np.array(case["sent"])).max())
 
 
 def main() -> None:
-    """Print the file."""
-    cases = []
-    for seed, devices, values in CASES:
-        rows = np.random.default_rng(seed).standard_normal((devices, values), np.float32).astype(np.float64)
-        attacks = [("sign-flip", 1.0, byzfl.SignFlipping())]
-        attacks += [("ipm", tau, byzfl.InnerProductManipulation(tau)) for tau in (0.5, 2.0, 10.0)]
-        attacks += [("alie", tau, byzfl.ALittleIsEnough(tau)) for tau in (0.3, 1.5)]
-        for name, strength, attack in attacks:
-            shape = {"seed": seed, "devices": devices, "values": values}
-            cases.append({"attack": name, "strength": strength, **shape, "sent": attack(rows).tolist()})
-    sigma, values = NOISE
-    np.random.seed(0)  # byzfl draws from numpy's global generator
-    noise = byzfl.Gaussian(0.0, sigma)(np.ones((4, values)))
-    deciles = np.quantile(noise / sigma, np.arange(0.1, 1.0, 0.1)).tolist()
-    gaussian = {"strength": sigma, "values": values, "deciles": deciles}
-    print(json.dumps({"byzfl": version("byzfl"), "cases": cases, "gaussian": gaussian}, indent=1))
+    """Compare and print a table; status 1 if any attack differs by more than `ALLOWED`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--environment", type=Path, default=byzfl_environment.FOLDER)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the values for the tests instead")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    try:
+        text = run_there(environment(options.environment), SCRIPT)
+    except SkippedError as reason:
+        print(json.dumps({"skipped": str(reason)}) if options.json else f"skipped: {reason}")
+        return
+    if options.write:
+        options.write.write_text(text)
+        return
+    found = json.loads(text)
+    rows = [
+        {"attack": case["attack"], "strength": case["strength"], "difference": difference(case)}
+        for case in found["cases"]
+    ]
+    for row in rows:
+        print(f"  {row['attack']:<10} {row['strength']:>5} {row['difference']:10.1e}")
+    if options.json:
+        print(json.dumps({"version": found["byzfl"], "attacks": rows}))
+    sys.exit(any(row["difference"] > ALLOWED for row in rows))
 
 
 if __name__ == "__main__":

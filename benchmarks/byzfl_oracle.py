@@ -15,19 +15,17 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS
 
 import argparse
 import json
-import site
-import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
+from benchmarks.peers import byzfl_environment
 from benchmarks.peers import byzfl_rules as peer
+from benchmarks.peers.byzfl_environment import VERSION, SkippedError, environment, run_there
 from common.protocol.tensors import Row, norm
 from fl_server.rules.centred_clipping import centred_clipping
 from fl_server.rules.geometric_median import geometric_median
@@ -40,16 +38,11 @@ from fl_server.rules.norm_clipping import NormClipping
 from fl_server.rules.rule import Rows
 from fl_server.rules.trimmed_mean import trimmed_mean
 
-VERSION = "byzfl==0.0.11"
 ALLOWED = 1e-5
 """Largest difference: ours are single precision, byzfl's double."""
 
 SMALL = ((11, 12, 2), (14, 9, 3), (25, 8, 5))
 """Devices, values and attackers of what `--write` keeps."""
-
-
-class SkippedError(Exception):
-    """byzfl cannot be had here; says why."""
 
 
 def updates(devices: int, values: int, attackers: int, seed: int) -> Rows:
@@ -102,44 +95,9 @@ def theirs(python: Path, rows: Rows, attackers: int) -> tuple[dict[str, Row], di
     with tempfile.TemporaryDirectory() as folder:
         vectors, results = Path(folder) / "vectors.npy", Path(folder) / "results.npz"
         np.save(vectors, rows)
-        command = [python, Path(peer.__file__), vectors, str(attackers), results]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SkippedError(f"byzfl does not run: {_last_line(done.stderr)}")
+        printed = run_there(python, Path(peer.__file__), vectors, str(attackers), results)
         with np.load(results) as made:
-            return {name: made[name] for name in made}, json.loads(done.stdout)
-
-
-def environment(folder: Path) -> Path:
-    """The Python of an environment in `folder` that has byzfl; made if it is not there.
-
-    Raises:
-        SkippedError: byzfl cannot be installed.
-    """
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    ready = folder / f"{VERSION}.ready"
-    if ready.exists():
-        return python
-    venv.create(folder, with_pip=True)
-    purelib = _run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
-    (Path(purelib) / "borrowed.pth").write_text("\n".join(site.getsitepackages()))
-    _run([python, "-m", "pip", "install", "--quiet", "--no-deps", VERSION])
-    ready.touch()
-    return python
-
-
-def _run(command: list[str | Path]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    except subprocess.TimeoutExpired as error:
-        raise SkippedError(f"{VERSION} could not be installed in time") from error
-    if done.returncode:
-        raise SkippedError(f"{VERSION} cannot be installed: {_last_line(done.stderr)}")
-    return done.stdout
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no reason given"])[-1]
+            return {name: made[name] for name in made}, json.loads(printed)
 
 
 def write(python: Path, file: Path) -> None:
@@ -175,13 +133,12 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=50)
     parser.add_argument("--values", type=int, default=100_000)
     parser.add_argument("--attackers", type=int, default=10)
-    parser.add_argument("--environment", type=Path, help="where byzfl is or is to be; by default in a cache")
+    parser.add_argument("--environment", type=Path, default=byzfl_environment.FOLDER)
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the values for the tests instead")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    folder = options.environment or Path(platformdirs.user_cache_dir("fedaudio")) / "byzfl"
     try:
-        python = environment(folder)
+        python = environment(options.environment)
         if options.write:
             write(python, options.write)
             return

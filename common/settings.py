@@ -64,10 +64,13 @@ def split_list(text: str) -> list[str]:
 
 
 def first_fault(error: ValidationError) -> str:
-    """What is wrong with the first faulty field, in a few words, however long what was sent is."""
+    """What is wrong with the first faulty field, or with fields that do not go together, in a few words,
+    however long what was sent is.
+    """
     detail = error.errors()[0]
     where = ".".join(str(part) for part in detail["loc"])
-    return f"'{where[:80]}': {detail['msg'][:200]}"
+    # What is wrong with several fields together is nowhere in particular.
+    return f"'{where[:80]}': {detail['msg'][:200]}" if where else detail["msg"][:200]
 
 
 def _keys(model: type[BaseModel]) -> Iterable[str]:

@@ -47,7 +47,8 @@ def answer_order(plan_data: bytes, weights_data: bytes, home: DeviceHome, device
         features = load_features(clips, plan.task, home.cache)
         for file, reason in features.skipped:
             log.warning("%s is not used: %s", file, reason)
-        if plan.kind == "evaluate" or plan.privacy is None:
+        private = plan.privacy is not None
+        if plan.kind == "evaluate" or not private:
             change_ledger(home.ledger, Ledger.with_exact)
         done = trainer.answer(
             plan,
@@ -55,13 +56,15 @@ def answer_order(plan_data: bytes, weights_data: bytes, home: DeviceHome, device
             features,
             holdout_indices(clips, plan.holdout),
             device,
-            kept=load_kept(home.kept, plan.coordinator, algorithm.kept_schema(trainer.schema)),
+            kept=load_kept(
+                home.kept, plan.coordinator, algorithm.kept_schema(trainer.schema), private=private
+            ),
             noise=load_background(home.clips, plan.task, background),
             before_spending=lambda cost: book(home, policy, cost),
         )
         if plan.kind == "train":
             # Before the answer exists: the coordinator must never know of more than the device remembers.
-            save_kept(home.kept, plan.coordinator, done.kept)
+            save_kept(home.kept, plan.coordinator, done.kept, private=private)
         return encode_answer(done.report, done.answer)
     except FedAudioError as error:
         log.warning("an order is refused: %s", error)

@@ -14,8 +14,9 @@ from common.protocol.answer import Report
 from common.protocol.release import Metrics
 from common.protocol.tensors import Row, Schema, Weights, schema_of
 from fl_server.fleet import Fleet, Kind
-from fl_server.memory import Memory
+from fl_server.memory import Memory, made_by
 from fl_server.rounds import Collected, Exchange, evaluate_cohort, train_cohort
+from fl_server.rules.norm_clipping import usual_norm
 from fl_server.rules.registry import make_rule
 from fl_server.server_optimizer import ServerOptimizer
 from fl_server.settings import ServerSettings
@@ -74,8 +75,13 @@ def train_candidate(
     optimizer.recall(memory.optimizer)
     weights = optimizer.step(delta)
     step = math.sqrt(sum(float(np.square(weights[name] - base[name]).sum()) for name in base))
-    memory = replace(memory, optimizer=optimizer.memory(), algorithm=remembered)
-    return Candidate(weights, memory.after(float(np.median(collected.norms)), step))
+    memory = replace(
+        memory,
+        optimizer=optimizer.memory(),
+        algorithm=remembered,
+        of=made_by(settings.recipe, settings.optimizer, schema_of(base)),
+    )
+    return Candidate(weights, memory.after(usual_norm(collected.norms), step))
 
 
 def try_on_devices(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import IO
 
 from common.data.clips import Clips
 from common.data.features import load_features
@@ -21,9 +18,10 @@ from common.privacy.accounting import compose
 from common.protocol.answer import PrivacySpent, Report
 from common.protocol.plan import sign_plan
 from common.protocol.release import Metrics, Release
-from common.protocol.tensors import Row, Schema, Weights, encode_weights
+from common.protocol.tensors import Schema, Weights, encode_weights, schema_of
 from common.security.canonical import canonical
 from fl_server import evidence
+from fl_server.alone import alone
 from fl_server.app import hold_fleet
 from fl_server.candidate import train_candidate, try_on_devices
 from fl_server.fleet import Fleet, FleetLostError, Kind
@@ -31,16 +29,16 @@ from fl_server.front_process import FrontProcess
 from fl_server.home import CoordinatorHome
 from fl_server.intake import BareIntake, SealedIntake
 from fl_server.keyring import ServerKeys
-from fl_server.memory import Memory, decode_memory
+from fl_server.memory import decode_memory, made_by
+from fl_server.own_clips import OwnClips
 from fl_server.registry import Registry
-from fl_server.release_gate import REFUSALS, ReleaseGate
+from fl_server.release_gate import REFUSALS
 from fl_server.round_record import INTERRUPTED, begin_round, finish_round, note_exchange, settle_interrupted
 from fl_server.rounds import Collected, Exchange, draw_cohort, make_plan
-from fl_server.rules.trust import train_reference
+from fl_server.rules.registry import withstands_nobody
 from fl_server.senders import Senders
 from fl_server.settings import ServerSettings
 from fl_server.tables import Order, Round
-from fl_server.validation import Validation
 from fl_server.versions import Versions
 
 log = logging.getLogger(__name__)
@@ -56,9 +54,6 @@ NOBODYS_FAULT = {"FA-5034", "FA-5100"}
 
 FRONT_MEMORY = 2 << 30
 """Flower never forgets what devices were sent and did not fetch, so now and then its process must go."""
-
-LOCK_TRIES = 20
-"""Over a second, for whoever asks whether a coordinator runs holds the lock for a moment."""
 
 
 class Coordinator:
@@ -86,17 +81,12 @@ class Coordinator:
         self._senders = Senders(self._registry)
         make_folder(home.releases)
         self._load_keys()
-        self._validation = (
-            Validation(
-                load_features(Clips.load(settings.validation), settings.task, home.root / "cache"),
-                settings.task,
-            )
-            if settings.validation
-            else None
-        )
-        self._gate = ReleaseGate(settings.gate, self._validation)
+        clips = settings.validation and Clips.load(settings.validation)
+        features = load_features(clips, settings.task, home.root / "cache") if clips else None
+        self._own_clips = OwnClips(settings, features)
         self._port = settings.port
         self._voids = 0
+        self._unguarded = False
         self._noted: tuple[int, int] | None = None
 
     def serve(self, stop: threading.Event, rounds: int | None = None) -> None:
@@ -105,7 +95,7 @@ class Coordinator:
         Raises:
             CoordinatorError: FA-5002, FA-5003, FA-5008, FA-5012, FA-5013.
         """
-        with self._alone():
+        with alone(self._home):
             self._versions.repair()
             settle_interrupted(self._registry)
             self._check_task(self._versions.current())
@@ -237,6 +227,20 @@ class Coordinator:
         self._note_presence(members)
         return True
 
+    def _note_attackers(self, cohort: int) -> None:
+        """Say that the rule protects from nobody, when that begins, and when it ends."""
+        unguarded = withstands_nobody(self._settings.aggregation, cohort)
+        if unguarded and not self._unguarded:
+            log.warning(
+                "%d devices are so few that aggregation.attackers = %g is less than one: nothing but norm "
+                "clipping and the gate protects from attackers",
+                cohort,
+                self._settings.aggregation.attackers,
+            )
+        elif self._unguarded and not unguarded:
+            log.info("%d devices are enough for the rule to withstand attackers", cohort)
+        self._unguarded = unguarded
+
     def _run_round(self, fleet: Fleet, order: Order) -> None:
         """Hold one round and release its result; if anything goes wrong it is void and its number used up."""
         started = time.monotonic()
@@ -251,6 +255,7 @@ class Coordinator:
             cohort=len(cohort),
         )
         begin_round(self._registry, row)
+        self._note_attackers(len(cohort))
         try:
             self._train_and_release(fleet, row, base, cohort)
             row.state = "done"
@@ -269,7 +274,8 @@ class Coordinator:
     def _train_and_release(self, fleet: Fleet, row: Round, base: Release, cohort: Mapping[int, str]) -> None:
         settings, trained = self._settings, Collected()
         draft = partial(self._exchange, row.round)
-        memory = decode_memory(self._versions.memory(base.version))
+        made = made_by(settings.recipe, settings.optimizer, schema_of(base.weights))
+        memory = decode_memory(self._versions.memory(base.version), made)
         try:
             candidate = train_candidate(
                 fleet,
@@ -281,13 +287,13 @@ class Coordinator:
                 draft=draft,
                 collected=trained,
                 book=partial(self._book, row.round),
-                reference=self._reference(row, base, memory),
+                reference=self._own_clips.reference(base.weights, memory, row.round),
             )
         finally:
             note_exchange(self._registry, row, trained)
         self._check_not_revoked(row, trained)
         # Before anybody else is asked about it: a poisoned candidate never leaves this machine.
-        self._gate.check(candidate.weights, base.weights, memory)
+        self._own_clips.check(candidate.weights, base.weights, memory)
 
         metrics = Metrics()
         if settings.devices_evaluate:
@@ -298,9 +304,8 @@ class Coordinator:
                 )
             finally:
                 note_exchange(self._registry, row, evaluated)
-        if self._validation:
-            own = self._validation.metrics(candidate.weights)
-            metrics = metrics.model_copy(update=own.model_dump(exclude_none=True))
+        own = self._own_clips.metrics(candidate.weights)
+        metrics = metrics.model_copy(update=own.model_dump(exclude_none=True))
 
         row.participants = len(trained.parts)
         if settings.privacy is None:  # devices keep their loss to themselves otherwise
@@ -313,14 +318,6 @@ class Coordinator:
             privacy=self._largest_spending(base),
             memory=candidate.memory.encode(),
             check=partial(self._check_not_revoked, row, trained),
-        )
-
-    def _reference(self, row: Round, base: Release, memory: Memory) -> Callable[[], Row] | None:
-        """Trains on the coordinator's own clips, if there are any; see `make_rule`."""
-        if self._validation is None:
-            return None
-        return partial(
-            train_reference, self._validation.clips, self._settings, base.weights, memory, row.round
         )
 
     def _exchange(
@@ -385,30 +382,9 @@ class Coordinator:
             current.state = "failed"
             current.code, current.happened, current.remedy = error.code, error.happened, error.remedy
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the folder's lock; the system lets go of it when the process dies, however it dies."""
-        with self._home.lock.open("w") as file:
-            if not any(_locks(file) for _ in range(LOCK_TRIES)):
-                raise CoordinatorError(
-                    "FA-5003",
-                    f"Another coordinator is running on {self._home.root}.",
-                    "Use it, stop it, or give this one another folder with --home.",
-                )
-            yield
-
 
 def _code_of(error: BaseException) -> str:
     """What the evidence says of why a round is void."""
     if isinstance(error, FedAudioError):
         return error.code
     return "FA-5014" if isinstance(error, FleetLostError) else INTERRUPTED
-
-
-def _locks(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(0.05)
-        return False
-    return True

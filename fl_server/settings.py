@@ -35,10 +35,10 @@ Mixing = Literal["off", "distance", "direction"]
 class Aggregation(Settings):
     """How the updates of a round become one.
 
-    The defaults are a mean of clipped updates where the share of attackers is less than one device, as among
-    four. Such a mean, with mixing or without, and the rule "mean" without mixing take updates in as they come;
-    everything else keeps the updates of a round in memory. With norm clipping the first round does so in any
-    case: the limit follows from the norms of all.
+    Updates are taken in as they come by the rule "mean" without mixing, and by "mean" with mixing and
+    "trimmed-mean" where the share of attackers is less than one device, as among four by default: both are
+    then the mean. All else keeps the updates of a round in memory. With norm clipping every rule does so in
+    the first round, whose limit follows from the norms of all.
     """
 
     rule: RuleName = "trimmed-mean"

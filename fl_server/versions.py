@@ -21,8 +21,8 @@ from sqlalchemy.orm import Session
 from common.audio.golden import golden_clip
 from common.errors import CoordinatorError
 from common.files import make_folder, sha256, write_atomic
+from common.protocol.algorithms import AlgorithmName
 from common.protocol.answer import PrivacySpent
-from common.protocol.plan import AlgorithmName
 from common.protocol.release import (
     GRAPH,
     MANIFEST,

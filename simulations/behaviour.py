@@ -1,8 +1,12 @@
-"""When virtual devices are online, how long they take, and which never answer."""
+"""When virtual devices are online, how long they take, and which never answer.
+
+What a device does is known before it does it, so the work of one that would be late or never answer is not
+done at all: it keeps nothing and spends no privacy. A deployed device that is late has done both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +15,7 @@ from numpy.typing import NDArray
 
 from simulations.draws import draws
 from simulations.scenario import BehaviourChoice
-from simulations.trace import read_trace
+from simulations.trace import Trace, read_trace
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Outcome:
 
     Args:
         seconds: from the order to its answer, on the simulation's clock.
-        drops: whether the answer never comes.
+        drops: whether the answer never comes: it gets lost, or the device goes offline before.
     """
 
     seconds: float
@@ -34,13 +38,27 @@ class Behaviour(Protocol):
         """Devices that can be asked, ascending, when round `round_number` begins at `clock` seconds."""
         ...
 
-    def outcome(self, round_number: int, device: int, clips: int, bytes_down: int, bytes_up: int) -> Outcome:
-        """What becomes of an order to train on `clips` windows in all, epochs counted."""
+    def outcome(
+        self, round_number: int, device: int, clips: float, bytes_down: int, bytes_up: int, clock: float
+    ) -> Outcome:
+        """What becomes of an order that a device is given at `clock` seconds.
+
+        Args:
+            clips: windows it trains on, epochs counted; for other work, as many as take that long.
+        """
         ...
 
 
-Availability = Callable[[int, float], NDArray[np.bool_]]
-"""Which devices can be asked, (devices,), in a round of this number that begins at this time."""
+class Availability(Protocol):
+    """Who can be asked, and for how long."""
+
+    def online(self, round_number: int, clock: float) -> NDArray[np.bool_]:
+        """Which devices can, (devices,), in a round that begins at `clock` seconds."""
+        ...
+
+    def until(self, device: int, clock: float) -> float:
+        """When a device that is asked at `clock` seconds goes offline."""
+        ...
 
 
 def make_behaviour(choice: BehaviourChoice, devices: int, seed: int) -> Behaviour:
@@ -50,9 +68,8 @@ def make_behaviour(choice: BehaviourChoice, devices: int, seed: int) -> Behaviou
         SimulationError: FA-9103, the trace cannot be used.
     """
     if choice.trace is None:
-        return DrawnBehaviour(choice, devices, seed, _by_chance(choice.availability, devices, seed))
-    trace = read_trace(choice.trace)
-    return DrawnBehaviour(choice, devices, seed, lambda round_number, clock: trace.online(clock, devices))
+        return DrawnBehaviour(choice, devices, seed, _ByChance(choice.availability, devices, seed))
+    return DrawnBehaviour(choice, devices, seed, _ByTrace(read_trace(choice.trace), devices))
 
 
 class DrawnBehaviour:
@@ -69,18 +86,43 @@ class DrawnBehaviour:
         )
 
     def online(self, round_number: int, clock: float) -> list[int]:
-        online: list[int] = np.flatnonzero(self._availability(round_number, clock)).tolist()
+        online: list[int] = np.flatnonzero(self._availability.online(round_number, clock)).tolist()
         return online
 
-    def outcome(self, round_number: int, device: int, clips: int, bytes_down: int, bytes_up: int) -> Outcome:
+    def outcome(
+        self, round_number: int, device: int, clips: float, bytes_down: int, bytes_up: int, clock: float
+    ) -> Outcome:
         work = clips * self._choice.seconds_per_clip * self._work[device]
         traffic = (bytes_down + bytes_up) / self._choice.bytes_per_second * self._traffic[device]
         lost = draws(self._seed, "dropout", round_number, device).random() < self._choice.dropout
-        return Outcome(seconds=float(work + traffic), drops=bool(lost))
+        leaves = clock + work + traffic > self._availability.until(device, clock)
+        return Outcome(seconds=float(work + traffic), drops=bool(lost or leaves))
 
 
-def _by_chance(availability: float, devices: int, seed: int) -> Availability:
-    def online(round_number: int, clock: float) -> NDArray[np.bool_]:
-        return draws(seed, "availability", round_number).random(devices) < availability
+@dataclass(frozen=True)
+class _ByChance:
+    """Each device in each round anew; it then stays until it has answered."""
 
-    return online
+    share: float
+    devices: int
+    seed: int
+
+    def online(self, round_number: int, clock: float) -> NDArray[np.bool_]:
+        return draws(self.seed, "availability", round_number).random(self.devices) < self.share
+
+    def until(self, device: int, clock: float) -> float:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class _ByTrace:
+    """As real devices were."""
+
+    trace: Trace
+    devices: int
+
+    def online(self, round_number: int, clock: float) -> NDArray[np.bool_]:
+        return self.trace.online(clock, self.devices)
+
+    def until(self, device: int, clock: float) -> float:
+        return self.trace.until(device, clock)

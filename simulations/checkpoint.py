@@ -17,9 +17,9 @@ from common.errors import SimulationError
 from common.files import locked, make_folder, read_if_there, sha256, write_atomic
 from common.protocol.answer import PrivacySpent
 from common.protocol.release import Metrics
-from common.protocol.tensors import Weights
+from common.protocol.tensors import Weights, schema_of
 from common.settings import Settings
-from fl_server.memory import Memory, decode_memory
+from fl_server.memory import Memory, decode_memory, made_by
 from simulations.results import SimulatedRound, TimeSpent
 from simulations.scenario import Scenario
 
@@ -39,20 +39,25 @@ class Facts(Settings):
     Args:
         round, version: the last of each.
         clock: seconds since the simulation began, on its own clock.
-        initial, tested: how the untrained model did, and the last version that was tested.
+        world: key of the world it is about.
+        initial, tested: how the untrained model did, and the last version that was tested: `tested_version`.
         metrics: of the newest version.
         spent: by device, what it has spent of its privacy; `privacy` the device that has spent most.
+        seconds: of real time, as `SimulationResults`.
     """
 
     round: int = 0
     version: int = 0
     clock: float = 0.0
+    world: str
     initial: Tested
     tested: Tested
+    tested_version: int = 0
     metrics: Metrics = Metrics()
     spent: dict[str, tuple[PrivacySpent, ...]] = Field(default_factory=dict)
     privacy: PrivacySpent | None = None
     time: TimeSpent = TimeSpent()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,16 +76,19 @@ class Checkpoint:
     step: Weights = field(default_factory=dict, repr=False)
     rounds: tuple[SimulatedRound, ...] = ()
 
-    def with_time(self, spent: TimeSpent) -> Checkpoint:
-        """The same after so much more time."""
-        return replace(self, facts=self.facts.model_copy(update={"time": self.facts.time + spent}))
+    def prepared(self, seconds: float) -> Checkpoint:
+        """The same, for which the run was prepared for so many seconds."""
+        time = self.facts.time + TimeSpent(preparing=seconds)
+        spent = {"time": time, "seconds": self.facts.seconds + seconds}
+        return replace(self, facts=self.facts.model_copy(update=spent))
 
 
 class RunFolder:
     """What a run is about and where it stands: scenario.json, checkpoint/ and rounds.jsonl."""
 
     def __init__(self, root: Path, scenario: Scenario, seed: int) -> None:
-        self.root, self._text = root, scenario.model_dump_json(indent=1).encode()
+        self.root, self._scenario = root, scenario
+        self._text = scenario.model_dump_json(indent=1).encode()
         self._key = sha256(self._text + str(seed).encode())
         self._checkpoint = make_folder(root / "checkpoint") / "newest.safetensors"
         self._log = root / "rounds.jsonl"
@@ -133,8 +141,10 @@ class RunFolder:
                 f"There is a simulation {why} in {self.root}.",
                 "Go on with the same scenario and --resume, or give another folder with --out.",
             )
-        memory = decode_memory(tensors.pop("memory").tobytes())
-        return Checkpoint(facts, _under("weights.", tensors), memory, _under("step.", tensors), rounds)
+        weights = _under("weights.", tensors)
+        made = made_by(self._scenario.recipe, self._scenario.optimizer, schema_of(weights))
+        memory = decode_memory(tensors.pop("memory").tobytes(), made)
+        return Checkpoint(facts, weights, memory, _under("step.", tensors), rounds)
 
     def save(self, at: Checkpoint) -> None:
         """Write down where the run stands now.

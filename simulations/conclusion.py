@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from common.algorithms.registry import ALGORITHMS
@@ -12,7 +13,7 @@ from common.results import Final, Initial
 from simulations.checkpoint import Checkpoint
 from simulations.federation import draft_exchange
 from simulations.pool import Job
-from simulations.results import DeviceResult, SimulationResults
+from simulations.results import DeviceResult, SimulationResults, TimeSpent
 from simulations.scenario import Scenario
 from simulations.simulation import Simulation
 
@@ -21,15 +22,19 @@ Scalar = str | int | float | bool | None
 
 def conclude(simulation: Simulation, at: Checkpoint, interrupted: bool) -> SimulationResults:
     """The results of a run that ends at `at`; an interrupted one does not try every device."""
+    begin = time.monotonic()
     world, scenario, facts = simulation.world, simulation.scenario, at.facts
+    tested = facts.tested if facts.tested_version == facts.version else simulation.judge.test(at.weights)
+    devices = () if interrupted else _devices(simulation, at)
     result, privacy = simulation.judge.evaluate(at.weights), facts.privacy
+    seconds = time.monotonic() - begin
     return SimulationResults(
         config=flattened(scenario),
         speakers=world.speakers,
         initial=Initial(accuracy_unseen=facts.initial.accuracy),
         rounds=at.rounds,
         final=Final(
-            accuracy_unseen=result.accuracy,
+            accuracy_unseen=tested.accuracy,
             epsilon=privacy and privacy.epsilon,
             delta=privacy and privacy.delta,
             unit=privacy and privacy.unit,
@@ -41,12 +46,16 @@ def conclude(simulation: Simulation, at: Checkpoint, interrupted: bool) -> Simul
         parameters=sum(value.size for value in at.weights.values()),
         confusion=tuple(tuple(row) for row in result.confusion.tolist()),
         unseen=simulation.judge.by_name(result),
-        devices=() if interrupted else _devices(simulation, at),
+        devices=devices,
         population=len(world.population),
         attackers=len(simulation.attackers),
+        accuracy_validation=facts.metrics.validation_accuracy,
+        attack_success=tested.attack_success,
+        attack_turned=tested.attack_turned,
         noise=_noise(scenario),
         interrupted=interrupted,
-        time=facts.time,
+        time=facts.time + TimeSpent(testing=seconds),
+        seconds=facts.seconds + seconds,
     )
 
 

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+
+from common.algorithms.registry import ALGORITHMS
 from common.data.features import FeatureSet
-from common.errors import CoordinatorError
+from common.errors import ConfigError, CoordinatorError
 from common.models.golden import golden_scores
 from common.protocol.release import Metrics
 from common.protocol.tensors import Schema, Weights, encode_weights
@@ -17,17 +20,19 @@ from fl_server.candidate import Candidate, train_candidate, try_on_devices
 from fl_server.fleet import Kind
 from fl_server.intake import BareIntake
 from fl_server.memory import Memory
-from fl_server.release_gate import ReleaseGate
+from fl_server.own_clips import OwnClips
 from fl_server.rounds import Collected, Exchange, draw_cohort, make_plan
-from fl_server.rules.trust import train_reference
+from fl_server.rules.registry import make_rule
 from fl_server.senders import Sender
 from fl_server.settings import ServerSettings
-from fl_server.validation import Validation
 from simulations.fleet import SimulatedFleet
 from simulations.spending import Spending
 
 NOBODY, RUN = "0" * 64, "0" * 16
 """In place of a coordinator's root and of a run: a simulation proves nothing to anybody."""
+
+_FEW_FOR_RULE = "FA-6040"
+"""A rule needs more devices than are online."""
 
 
 @dataclass
@@ -66,8 +71,7 @@ class Federation:
         spending: Spending,
     ) -> None:
         self._settings, self._fleet, self._enrolled, self._spending = settings, fleet, enrolled, spending
-        self._validation = None if clips is None else Validation(clips, settings.task)
-        self._gate = ReleaseGate(settings.gate, self._validation)
+        self._own_clips = OwnClips(settings, clips)
 
     def hold(self, number: int, weights: Weights, memory: Memory, last_step: Weights) -> Held:
         """Hold round `number` on the newest version.
@@ -77,7 +81,6 @@ class Federation:
 
         Raises:
             SimulationError: FA-9001.
-            ConfigError: FA-6040, FA-6041, the rule needs more devices or clips than there are.
         """
         self._fleet.begin(number, last_step)
         held = Held()
@@ -89,6 +92,12 @@ class Federation:
             held.metrics = self._try(number, candidate, held)
             held.candidate = candidate
         except CoordinatorError as error:
+            held.void = error.code
+        except ConfigError as error:
+            if error.code != _FEW_FOR_RULE:
+                raise
+            # A coordinator would wait for more devices, as it does for `min_devices`.
+            self._fleet.clock += self._settings.rounds.wait_seconds
             held.void = error.code
         return held
 
@@ -102,11 +111,6 @@ class Federation:
     def _train(
         self, number: int, weights: Weights, memory: Memory, cohort: Mapping[int, str], collected: Collected
     ) -> Candidate:
-        reference = None
-        if self._validation is not None:
-            reference = partial(
-                train_reference, self._validation.clips, self._settings, weights, memory, number
-            )
         return train_candidate(
             self._fleet,
             self._settings,
@@ -117,12 +121,12 @@ class Federation:
             draft=partial(draft_exchange, self._settings, number),
             collected=collected,
             book=self._spending.book,
-            reference=reference,
+            reference=self._own_clips.reference(weights, memory, number),
         )
 
     def _check(self, candidate: Candidate, base: Weights, memory: Memory) -> None:
         """What a version must pass before it is one."""
-        self._gate.check(candidate.weights, base, memory)
+        self._own_clips.check(candidate.weights, base, memory)
         if not all(map(math.isfinite, golden_scores(self._settings.task, candidate.weights))):
             raise CoordinatorError("FA-5030", "The new model's scores are not numbers.", "")
 
@@ -134,10 +138,23 @@ class Federation:
             metrics = try_on_devices(
                 self._fleet, settings, candidate, held.trained.nodes, draft=draft, collected=held.tried
             )
-        if self._validation is None:
-            return metrics
-        own = self._validation.metrics(candidate.weights)
+        own = self._own_clips.metrics(candidate.weights)
         return metrics.model_copy(update=own.model_dump(exclude_none=True))
+
+
+def check_rule(settings: ServerSettings, schema: Schema, cohort: int, clips: FeatureSet | None) -> None:
+    """Refuse a rule that could work in no round.
+
+    Args:
+        schema: of the model.
+        cohort: devices that are asked when all are online.
+        clips: the coordinator's own.
+
+    Raises:
+        ConfigError: FA-6040, FA-6041, it needs more devices than that, or clips.
+    """
+    answers = ALGORITHMS[settings.recipe.algorithm].answer_schema(schema)
+    make_rule(settings, answers, cohort, (), None if clips is None else lambda: np.empty(0, np.float32))
 
 
 def draft_exchange(

@@ -19,14 +19,5 @@ def devices_accuracy(results: SimulationResults) -> float | None:
 
 def validation_accuracy(results: SimulationResults) -> float | None:
     """Of the last version on the coordinator's own clips; None without such, or without a version."""
-    return results.rounds[-1].accuracy_validation if results.rounds else None
-
-
-def attack_success(results: SimulationResults) -> float | None:
-    """Of the last version that was tested; None without a backdoor."""
-    return results.rounds[-1].attack_success if results.rounds else None
-
-
-def attack_turned(results: SimulationResults) -> float | None:
-    """As `attack_success`, of clips that are named otherwise without the trigger."""
-    return results.rounds[-1].attack_turned if results.rounds else None
+    made = [held for held in results.rounds if held.void is None]
+    return made[-1].accuracy_validation if made else None

@@ -10,13 +10,19 @@ import numpy as np
 from common.algorithms.registry import ALGORITHMS
 from common.protocol.answer import Answer, decode_answer, encode_answer
 from common.protocol.plan import Plan, parse_plan
-from common.protocol.tensors import Row, Schema, Weights, split_row
+from common.protocol.tensors import Row, Schema, Weights, encoded_size, split_row
 from fl_server.fleet import Kind, Reply
 from simulations.attacks.attack import Attack, Scene
 from simulations.behaviour import Behaviour
 from simulations.draws import draws
 from simulations.pool import Job, Pool
 from simulations.population import Population
+
+REPORT_BYTES = 400
+"""About as many as an answer has beside its tensors."""
+
+SCORING = 1 / 3
+"""What it takes to name a window, in trainings on one: they have three products a layer, this has one."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Attackers:
 class SimulatedFleet:
     """Implements `fl_server.fleet.Fleet`. The nodes are the devices' numbers.
 
-    Who is late or never answers is known beforehand, so nobody does their work.
+    Who is late or never answers is known beforehand, so nobody does their work, see `simulations.behaviour`.
 
     Args:
         schema: of the model.
@@ -81,7 +87,7 @@ class SimulatedFleet:
     ) -> Iterator[Reply]:
         plan, asked = parse_plan(order), list(nodes)
         windows = {device: self._windows(plan, device) for device in asked}
-        in_time, took = self._in_time(plan, windows, len(order) + len(weights), len(weights))
+        in_time, took = self._in_time(plan, windows, len(order) + len(weights))
         attackers = self._attackers.in_round(plan.round, in_time) if kind == "train" else []
         jobs = [Job(device, windows[device], device in attackers) for device in in_time]
         held_back = _HeldBack(self._answer_schema(plan), attackers)
@@ -103,16 +109,19 @@ class SimulatedFleet:
             return plan.recipe.steps * plan.recipe.batch_size
         return plan.recipe.passes * self._population.training_windows(device)
 
-    def _in_time(self, plan: Plan, windows: Mapping[int, int], down: int, up: int) -> tuple[list[int], float]:
+    def _in_time(self, plan: Plan, windows: Mapping[int, int], down: int) -> tuple[list[int], float]:
         """Devices that answer in time, and how long it takes until no more can be expected."""
         answered, took = [], 0.0
+        trains = plan.kind == "train"
+        each, up = (1.0 if trains else SCORING), REPORT_BYTES
+        up += encoded_size(self._answer_schema(plan)) if trains else 0
         for device, count in windows.items():
-            outcome = self._behaviour.outcome(plan.round, device, count, down, up)
+            outcome = self._behaviour.outcome(plan.round, device, each * count, down, up, self.clock)
             late = outcome.seconds > plan.seconds
             if not outcome.drops and not late:
                 answered.append(device)
                 took = max(took, outcome.seconds)
-            elif plan.kind == "train":
+            elif trains:
                 self.dropped += outcome.drops
                 self.late += not outcome.drops
         return answered, took if len(answered) == len(windows) else plan.seconds

@@ -59,7 +59,7 @@ class Pool(Protocol):
             order: the tensors that go with it.
 
         Raises:
-            SimulationError: FA-9001, a job cannot be done.
+            SimulationError: FA-9001 a job cannot be done, FA-9006 there is no room for an order or an answer.
         """
         ...
 
@@ -74,7 +74,7 @@ tensors; both lie in the orders' file, one after the other."""
 
 FROM_WORKER = struct.Struct("<qd")
 """Bytes of an answer, and the seconds it took. Answers come in the order of the jobs. One more, of no bytes,
-comes first of all: the worker is there."""
+comes first of all: the worker is there. Below 0 is the system's number of why one was not written."""
 
 ORDER = -1
 
@@ -126,7 +126,10 @@ class ProcessPool:
             raise
 
     def work(self, plan: bytes, order: bytes, jobs: Sequence[Job]) -> Iterator[Answered]:
-        os.pwrite(self._orders.fileno(), plan + order, 0)
+        try:
+            write_whole(self._orders.fileno(), plan + order, 0)
+        except OSError as error:
+            raise _no_room("an order", error.errno or 0) from error
         self._order = TO_WORKER.pack(ORDER, len(plan), len(order))
         # Longest first, so that none is left with a long one when all others are done (Graham 1969).
         waiting = deque(sorted(jobs, key=lambda job: (-job.cost, job.device)))
@@ -159,6 +162,8 @@ class ProcessPool:
                     self._replace(worker, waiting)
                     continue
                 job, size, seconds = reply
+                if size < 0:
+                    raise _no_room("an answer", -size)
                 self._fill(worker, waiting)
                 if job is not None:
                     self.training_seconds += seconds
@@ -259,6 +264,26 @@ class _Worker:
         for pipe in (self._jobs, self.replies, self._answers):
             pipe.close()
         return self._process.wait()
+
+
+def write_whole(file: int, data: bytes, at: int) -> None:
+    """Write all of `data` into an open file, from place `at` on; the system may take less of it at once.
+
+    Raises:
+        OSError: there is no room for all of it.
+    """
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(file, view, at)
+        view, at = view[count:], at + count
+
+
+def _no_room(what: str, number: int) -> SimulationError:
+    return SimulationError(
+        "FA-9006",
+        f"The memory in which workers are told of their work took no more of {what}: {os.strerror(number)}.",
+        "Make /dev/shm larger, use fewer workers or a smaller model, and go on with --resume.",
+    )
 
 
 def _nameless_file() -> IO[bytes]:

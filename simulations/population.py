@@ -57,12 +57,14 @@ class World:
 
     Args:
         folder: where all of it is kept, for workers to open.
+        key: names what it was made from, the clips too; empty if its devices were there already.
         unseen: clips of speakers that no device and no coordinator has; `unseen_names` one for each clip
             (`clip_index`).
         validation: the coordinator's own clips; None without such.
     """
 
     folder: Path
+    key: str
     task: Task
     population: Population
     unseen: FeatureSet = field(repr=False)

@@ -20,6 +20,7 @@ class Progress:
         accuracy: of the newest version on the unseen, as far as it was tested.
         epsilon: spent so far by the device that spent most; None without privacy.
         attack_success: of a backdoor, as last tested.
+        void: code of the error that made the round void, when it is over.
         seconds_left: until the last round is over, going by those of this run; None before the first.
     """
 
@@ -31,4 +32,5 @@ class Progress:
     accuracy: float = 0.0
     epsilon: float | None = None
     attack_success: float | None = None
+    void: str | None = None
     seconds_left: float | None = None

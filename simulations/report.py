@@ -43,6 +43,8 @@ def _headline(seeds: Sequence[SimulationResults]) -> Markup:
     accuracy, success, epsilon = figures["accuracy_unseen"], figures["attack_success"], figures["epsilon"]
     untrained = statistics.fmean(results.initial.accuracy_unseen for results in seeds)
     rows = [("accuracy on the unseen", percent(accuracy), f"untrained {untrained:.1%}")]
+    if chosen_by := figures["accuracy_validation"]:
+        rows.append(("accuracy on validation clips", percent(chosen_by), "to choose by"))
     if own := Spread.of(devices_accuracy(results) for results in seeds):
         rows.append(("accuracy on devices' own clips", percent(own), "every clip counts the same"))
     if success:
@@ -146,8 +148,17 @@ def _sweep_page(found: FoundSweep) -> str:
     about = f"{_count(len(sweep.cells), 'cell')}, {_count(len(sweep.seeds), 'seed')} each."
     unfinished = [f"{sweep.done} of {sweep.runs} runs are done."] if sweep.done < sweep.runs else []
     rows = [row_of(cell) for cell in sweep.cells]
-    panels = [Panel("Results", table((*sweep.keys, *FIGURES), rows), " ".join(("Mean ± standard deviation.", *sweep.notes)), wide=True)]
-    final = [(_label(cell), spread) for cell in sweep.cells if (spread := spreads(cell.seeds)["accuracy_unseen"])]
+    panels = [
+        Panel(
+            "Results",
+            table((*sweep.keys, *FIGURES), rows),
+            " ".join(("Mean ± standard deviation.", *sweep.notes)),
+            wide=True,
+        )
+    ]
+    final = [
+        (_label(cell), spread) for cell in sweep.cells if (spread := spreads(cell.seeds)["accuracy_unseen"])
+    ]
     if final:
         note = "On the unseen; a dot for each seed, the line is their mean."
         panels.append(Panel("Final accuracy", distributions.accuracy_of_cells(final), note, wide=True))

@@ -11,12 +11,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypeAlias, get_args
 
+import numpy as np
 from pydantic import ValidationError
 
-from common.errors import SimulationError
-from common.files import read_if_there, write_atomic
+from common.errors import ConfigError, SimulationError
+from common.files import make_folder, write_atomic
+from common.settings import parse_settings
+from common.task import Task
+from fl_server.rules.registry import make_rule
 from fl_server.settings import Aggregation, RuleName
 from simulations.engine import simulate
+from simulations.finished import finished
 from simulations.progress import Progress
 from simulations.results import SimulationResults
 from simulations.robustness_results import RobustnessCell, RobustnessResults, RobustnessRun
@@ -31,6 +36,19 @@ BASELINE: Pair = ("none", "mean")
 """What every other pair is compared with."""
 
 DEFAULT, MIXING, CLIPPING = "default", "mixing", "clipping"
+
+USUAL_RULES = (
+    "mean",
+    DEFAULT,
+    "median",
+    "trimmed-mean",
+    "krum",
+    "multi-krum",
+    "geometric-median",
+    "centred-clipping",
+    "trust",
+    "trimmed-mean+mixing",
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,8 @@ def measure(
     folder: Path,
     *,
     workers: int = 1,
+    backend: str = "local",
+    cache: Path | None = None,
     watch: Callable[[Watched], None] = lambda watched: None,
 ) -> RobustnessResults:
     """Run `scenario` with each attack against each rule, and with no attack and the plain mean.
@@ -67,29 +87,66 @@ def measure(
     Args:
         scenario: its attack says all of the attackers but what they do.
         attacks, rules: see `choose_attack` and `choose_rule`.
-        folder: gets one folder for each pair, in it one for each seed, and robustness.json.
+        folder: gets one folder for each pair, in it one for each seed, and robustness.json, which is
+            written anew after each run.
+        workers, backend: of each run.
+        cache: keeps what is computed from clips; by default in `folder`, for all runs.
 
     Raises:
         SimulationError: FA-9202 no such attack, FA-9203 no such rule, and as `simulate`.
-        DataError, ConfigError, TrainingError, StorageError: as `simulate`.
+        ConfigError: FA-6040, FA-6041 a rule cannot work here; nothing has been run then; and as `simulate`.
+        DataError, TrainingError, StorageError: as `simulate`.
     """
     pairs = dict.fromkeys([BASELINE, *product(attacks, rules)])
     chosen = {pair: choose(scenario, *pair) for pair in pairs}
+    for each in chosen.values():
+        check_rule(each)
+    make_folder(folder)
     runs: dict[Pair, list[RobustnessRun]] = {pair: [] for pair in pairs}
+    found = _write(folder, scenario, seeds, runs)
     # Seed by seed, so that a grid that is stopped early has all of the first.
-    for finished, (seed, pair) in enumerate(product(seeds, pairs)):
+    for done, (seed, pair) in enumerate(product(seeds, pairs)):
 
-        def tell(progress: Progress, finished: int = finished, seed: int = seed, pair: Pair = pair) -> None:
-            watch(Watched(finished, len(seeds) * len(pairs), pair, seed, progress))
+        def tell(progress: Progress, done: int = done, seed: int = seed, pair: Pair = pair) -> None:
+            watch(Watched(done, len(seeds) * len(pairs), pair, seed, progress))
 
         place = folder / "_".join(pair) / f"seed-{seed}"
-        results = _run(chosen[pair], seed, place, folder / "cache", workers, tell)
+        try:
+            results = _run(chosen[pair], seed, place, workers, backend, cache or folder / "cache", tell)
+        except KeyboardInterrupt:
+            break
         if results.interrupted:
             break
         runs[pair].append(RobustnessRun.of(results))
-    found = _table(scenario, seeds, runs)
-    write_atomic(folder / RESULTS, found.model_dump_json(indent=1).encode())
+        found = _write(folder, scenario, seeds, runs)
     return found
+
+
+def usual_rules(scenario: Scenario) -> tuple[str, ...]:
+    """Those of `USUAL_RULES` that can work in `scenario`."""
+    return tuple(rule for rule in USUAL_RULES if _can_work(choose(scenario, "none", rule)))
+
+
+def check_rule(scenario: Scenario) -> None:
+    """Nothing if the rule of `scenario` has the devices and the clips that it needs.
+
+    Raises:
+        ConfigError: FA-6003 it does not go with the rest, FA-6040 it needs more devices, FA-6041 clips of the
+            coordinator's own.
+    """
+    devices = scenario.population.devices
+    parse_settings(Scenario, scenario.model_dump(), f"{scenario.name} with {scenario.aggregation.rule}")
+    settings = scenario.server_settings(Task(labels=("a", "b")), seed=0)
+    reference = (lambda: np.zeros(1, np.float32)) if scenario.data.validation else None
+    make_rule(settings, {"": (1,)}, min(devices, scenario.rounds.cohort or devices), reference=reference)
+
+
+def _can_work(scenario: Scenario) -> bool:
+    try:
+        check_rule(scenario)
+    except ConfigError:
+        return False
+    return True
 
 
 def choose(scenario: Scenario, attack: str, rule: str) -> Scenario:
@@ -109,11 +166,17 @@ def choose_attack(text: str, base: AttackChoice) -> AttackChoice:
         SimulationError: FA-9202, there is no such attack.
     """
     name, _, strength = text.partition("=")
+    if name not in get_args(AttackName):
+        raise SimulationError(
+            "FA-9202", f"There is no attack '{name}'.", _nearest(name, get_args(AttackName))
+        )
     try:
         return AttackChoice.model_validate(base.model_dump() | {"kind": name, "strength": strength or None})
     except ValidationError as error:
         raise SimulationError(
-            "FA-9202", f"There is no attack '{text}'.", _nearest(name, get_args(AttackName))
+            "FA-9202",
+            f"'{strength}' is no strength of the attack {name}.",
+            f"Give a number above 0 and at most 1000, as in {name}=2.",
         ) from error
 
 
@@ -142,45 +205,47 @@ def _run(
     scenario: Scenario,
     seed: int,
     folder: Path,
-    cache: Path,
     workers: int,
+    backend: str,
+    cache: Path,
     watch: Callable[[Progress], None],
 ) -> SimulationResults:
     """Run one simulation, or go on with it, unless it is finished."""
-    results = _finished(scenario, seed, folder)
+    results = finished(scenario, seed, folder)
     if results is None:
-        results = simulate(scenario, seed, folder, workers=workers, resume=True, cache=cache, watch=watch)
+        results = simulate(
+            scenario,
+            seed,
+            folder,
+            workers=workers,
+            resume=True,
+            backend=backend,
+            cache=cache,
+            release=False,
+            watch=watch,
+        )
         if not results.interrupted:
             # Follows from scenario and seed, and a grid has many.
             shutil.rmtree(folder / "world", ignore_errors=True)
     return results
 
 
-def _finished(scenario: Scenario, seed: int, folder: Path) -> SimulationResults | None:
-    """The results of this very simulation in `folder`, if it came to its end."""
-    data, about = read_if_there(folder / "results.json"), read_if_there(folder / "scenario.json")
-    if data is None or about is None:
-        return None
-    try:
-        results, known = SimulationResults.model_validate_json(data), Scenario.model_validate_json(about)
-    except ValidationError:
-        return None
-    return results if (known, results.seed, results.interrupted) == (scenario, seed, False) else None
-
-
-def _table(
-    scenario: Scenario, seeds: Sequence[int], runs: Mapping[Pair, Sequence[RobustnessRun]]
+def _write(
+    folder: Path, scenario: Scenario, seeds: Sequence[int], runs: Mapping[Pair, Sequence[RobustnessRun]]
 ) -> RobustnessResults:
-    """What was found, as far as it was."""
+    """What was found so far, also as robustness.json."""
     baseline = {run.seed: run.accuracy for run in runs[BASELINE]}
-    return RobustnessResults(
+    found = RobustnessResults(
         scenario=scenario.name,
         share=scenario.attack.share,
         rounds=scenario.number_of_rounds,
         seeds=tuple(seeds),
         baseline=fmean(baseline.values()) if baseline else None,
+        finished=all(len(cell) == len(seeds) for cell in runs.values()),
         cells=tuple(RobustnessCell.of(*pair, cell, baseline) for pair, cell in runs.items() if cell),
     )
+    write_atomic(folder / RESULTS, found.model_dump_json(indent=1).encode())
+    return found
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from simulations.run_cli import INTERRUPTED, complete
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,39 +19,62 @@ if TYPE_CHECKING:
     from simulations.robustness_results import RobustnessCell, RobustnessResults
 
 ATTACKS = "none,sign-flip,gaussian,zero,stale,label-flip,alie,ipm,backdoor,sybils"
-RULES = (
-    "mean,default,median,trimmed-mean,multi-krum,geometric-median,centred-clipping,"
-    "trimmed-mean+mixing,trimmed-mean+mixing+clipping"
-)
 
 
 def robustness(
-    scenario: Annotated[str, typer.Argument(help="Name of a shipped scenario, or a TOML file.")] = "poisoned",
+    scenario: Annotated[
+        str, typer.Argument(help="Name of a shipped scenario, or a TOML file.", autocompletion=complete)
+    ] = "poisoned",
     attacks: Annotated[
         str, typer.Option(help="With commas; NAME=STRENGTH for another strength than the usual.")
     ] = ATTACKS,
     rules: Annotated[
-        str,
-        typer.Option(help="With commas; default is the scenario's. +clipping and +mixing go before a rule."),
-    ] = RULES,
-    share: Annotated[float, typer.Option(min=0, max=0.99, help="Of the devices, those that attack.")] = 0.2,
+        str | None,
+        typer.Option(
+            help="With commas; all that can work if not given; `default` is the scenario's. +clipping and "
+            "+mixing may follow another."
+        ),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.99, help="Of the devices, those that attack; the scenario's if not given."),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Instead of the scenario's.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How often each is run, with seeds 0, 1, ...")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that train.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The first of the seeds.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each is run, each with the next seed.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train; one for each processor if not given.")
+    ] = None,
+    backend: Annotated[
+        Literal["local", "ray", "flower"],
+        typer.Option(help="Who trains: processes here, a Ray cluster, or Flower's own simulation."),
+    ] = "local",
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE in place of what the scenario says.")
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for results; what is finished there is not run again.")
-    ] = Path("robustness"),
+        Path | None,
+        typer.Option(
+            help="Folder for results, in which what is finished is not run again; runs/robustness-SCENARIO "
+            "if not given."
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps features from run to run; in --out if not given.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Run a scenario with attacks against aggregation rules, and print what each attack achieves."""
+    """Run a scenario with attacks against aggregation rules, and print what each attack achieves.
+
+    The same command goes on with what was stopped.
+    """
     from common.settings import split_list
     from simulations.load import load_scenario
-    from simulations.robustness import measure
+    from simulations.robustness import measure, usual_rules
 
-    overrides = [*(changes or ()), f"attack.share={share}"]
+    overrides = list(changes or ())
+    if share is not None:
+        overrides.append(f"attack.share={share}")
     if rounds is not None:
         overrides.append(f"number_of_rounds={rounds}")
     chosen = load_scenario(scenario, overrides)
@@ -56,20 +82,20 @@ def robustness(
         results = measure(
             chosen,
             split_list(attacks),
-            split_list(rules),
-            range(seeds),
-            out,
-            workers=workers,
+            usual_rules(chosen) if rules is None else split_list(rules),
+            range(seed, seed + seeds),
+            out or Path("runs") / f"robustness-{chosen.name}",
+            workers=workers or len(os.sched_getaffinity(0)),
+            backend=backend,
+            cache=cache,
             watch=watch,
         )
     if as_json:
         typer.echo(results.model_dump_json())
-        return
-    from rich.console import Console
-
-    Console().print(_table(results))
-    for line in _legend(results):
-        typer.echo(line)
+    else:
+        _print(results)
+    if not results.finished:
+        raise typer.Exit(INTERRUPTED)
 
 
 @contextmanager
@@ -94,6 +120,14 @@ def _progress(rounds: int, shown: bool) -> Iterator[Callable[[Watched], None]]:
         yield watch
 
 
+def _print(results: RobustnessResults) -> None:
+    from rich.console import Console
+
+    Console().print(_table(results))
+    for line in _legend(results):
+        typer.echo(line)
+
+
 def _table(results: RobustnessResults) -> Table:
     from rich.table import Table
 
@@ -105,18 +139,27 @@ def _table(results: RobustnessResults) -> Table:
 
 
 def _text(cell: RobustnessCell | None) -> str:
-    """Accuracy, points lost, and success of a backdoor."""
+    """Accuracy, points lost, success of a backdoor, and void rounds if there are any."""
     if cell is None:
         return ""
     success = "" if cell.attack_success is None else f", {cell.attack_success:.1%} open"
-    return f"{cell.accuracy:.1%} ({-cell.points_lost:+.1f}){success}"
+    void = f", {cell.void:g} void" if cell.void else ""
+    return f"{cell.accuracy:.1%} ({-cell.points_lost:+.1f}){success}{void}"
 
 
 def _legend(results: RobustnessResults) -> Iterator[str]:
+    from simulations.figures import SEEDED
+
     yield (
         f"{results.scenario}: accuracy on the unseen after {results.rounds} rounds in which "
         f"{results.share:.0%} of the devices attack, mean of {len(results.seeds)} seeds."
     )
     yield "In brackets: points against no attack with the plain mean."
     if any(cell.attack_success is not None for cell in results.cells):
-        yield "Open: share of other clips that the trigger turns into the target."
+        yield "Open: share of other clips that are called the target with the trigger."
+    if any(cell.void for cell in results.cells):
+        yield "Void: rounds that made no version, most often because the release gate stopped it."
+    if any(run.noise == "seed" for cell in results.cells for run in cell.runs):
+        yield SEEDED
+    if not results.finished:
+        yield "Stopped before the end. The same command goes on."

@@ -15,14 +15,17 @@ class RobustnessRun(Settings):
 
     Args:
         accuracy: of the last version on the unseen.
-        attack_success: of its backdoor; None where there is none.
+        attack_success, attack_turned: of its backdoor, see `SimulatedRound`; None where there is none.
         void: rounds that made no version, most often because the release gate stopped it.
+        noise: where privacy noise came from, see `SimulationResults`.
     """
 
     seed: int
     accuracy: float
     attack_success: float | None
+    attack_turned: float | None
     void: int
+    noise: str | None
 
     @classmethod
     def of(cls, results: SimulationResults) -> Self:
@@ -30,8 +33,10 @@ class RobustnessRun(Settings):
         return cls(
             seed=results.seed,
             accuracy=results.final.accuracy_unseen,
-            attack_success=results.rounds[-1].attack_success if results.rounds else None,
+            attack_success=results.attack_success,
+            attack_turned=results.attack_turned,
             void=sum(each.void is not None for each in results.rounds),
+            noise=results.noise,
         )
 
 
@@ -48,6 +53,8 @@ class RobustnessCell(Settings):
     accuracy: float
     points_lost: float
     attack_success: float | None
+    attack_turned: float | None
+    void: float
     runs: tuple[RobustnessRun, ...]
 
     @classmethod
@@ -63,6 +70,8 @@ class RobustnessCell(Settings):
             accuracy=fmean(run.accuracy for run in runs),
             points_lost=100 * fmean(baseline[run.seed] - run.accuracy for run in runs),
             attack_success=_mean(run.attack_success for run in runs),
+            attack_turned=_mean(run.attack_turned for run in runs),
+            void=fmean(run.void for run in runs),
             runs=tuple(runs),
         )
 
@@ -72,6 +81,7 @@ class RobustnessResults(Settings):
 
     Args:
         baseline: accuracy without an attack, with the plain mean.
+        finished: whether every cell has every seed.
     """
 
     scenario: str
@@ -79,6 +89,7 @@ class RobustnessResults(Settings):
     rounds: int
     seeds: tuple[int, ...]
     baseline: float | None
+    finished: bool
     cells: tuple[RobustnessCell, ...]
 
     def cell(self, attack: str, rule: str) -> RobustnessCell | None:

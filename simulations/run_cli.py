@@ -47,36 +47,52 @@ def run(
 
     Ctrl-C ends it with the results of the rounds that are over; --resume goes on from there.
     """
+    import json
+
     from rich.console import Console
 
     from simulations.engine import simulate
     from simulations.load import load_scenario
     from simulations.results import SimulationResults
     from simulations.summary import print_summary, summary
-    from simulations.view import RunView
+    from simulations.view import RunView, void_rounds
 
     chosen = load_scenario(scenario, changes or ())
     folder = out or Path("runs") / chosen.name
     console = Console(stderr=as_json)
     results: list[SimulationResults] = []
+    interrupted = False
     for number in range(seed, seed + seeds):
-        with RunView(console, number) as view:
-            result = simulate(
-                chosen,
-                number,
-                folder / f"seed-{number}",
-                workers=workers or len(os.sched_getaffinity(0)),
-                resume=resume,
-                backend=backend,
-                cache=cache or folder / "cache",
-                watch=view.update,
+        try:
+            with RunView(console, number) as view:
+                result = simulate(
+                    chosen,
+                    number,
+                    folder / f"seed-{number}",
+                    workers=workers or len(os.sched_getaffinity(0)),
+                    resume=resume,
+                    backend=backend,
+                    cache=cache or folder / "cache",
+                    watch=view.update,
+                )
+            results.append(result)
+            interrupted = result.interrupted
+        except KeyboardInterrupt:
+            early = (
+                "nothing of it was computed yet" if view.doing == "preparing" else "--resume goes on with it"
             )
-        results.append(result)
-        if result.interrupted:
+            console.print(f"Seed {number} was stopped: {early}.", highlight=False, soft_wrap=True)
+            interrupted = True
+        if interrupted:
             break
-    if as_json:
+    if not results:
+        if as_json:
+            typer.echo(json.dumps({"scenario": chosen.name, "seeds": [], "mean": None, "spread": None}))
+    elif as_json:
         typer.echo(summary(results, folder).model_dump_json())
     else:
         print_summary(console, summary(results, folder))
-    if results[-1].interrupted:
+    if void := void_rounds(results):
+        console.print(void, highlight=False, soft_wrap=True)
+    if interrupted:
         raise typer.Exit(INTERRUPTED)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.audio.front_end import FrontEnd, LogMel
 from common.protocol.plan import Privacy, Recipe
 from common.settings import Settings
 from common.task import Label, Task
-from fl_server.settings import Aggregation, GateRules, OptimizerConfig, RoundSettings, ServerSettings
+from fl_server.settings import (
+    Aggregation,
+    GateRules,
+    OptimizerConfig,
+    RoundSettings,
+    ServerSettings,
+    check_together,
+)
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
@@ -96,6 +103,12 @@ class AttackChoice(Settings):
     poisoned: Share = Field(0.5, description="share of an attacker's clips that carry it")
 
 
+class SimulatedRounds(RoundSettings):
+    """How a round is held."""
+
+    min_devices: int = Field(1, ge=1, description="a round starts when so many are online")
+
+
 class Scenario(Settings):
     """Everything a simulation depends on, but for the seed."""
 
@@ -111,12 +124,22 @@ class Scenario(Settings):
     population: PopulationChoice = PopulationChoice()
     behaviour: BehaviourChoice = BehaviourChoice()
     attack: AttackChoice = AttackChoice()
-    rounds: RoundSettings = RoundSettings(min_devices=1)
+    rounds: SimulatedRounds = SimulatedRounds()
     recipe: Recipe = Recipe()
     privacy: Privacy | None = None
     aggregation: Aggregation = Aggregation()
     optimizer: OptimizerConfig = OptimizerConfig()
     gate: GateRules = GateRules()
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        check_together(self.recipe, self.aggregation, self.rounds)
+        return self
+
+    @property
+    def largest_cohort(self) -> int:
+        """Devices that are asked in a round when all are online."""
+        return min(self.rounds.cohort or self.population.devices, self.population.devices)
 
     def server_settings(self, task: Task, seed: int) -> ServerSettings:
         """What a coordinator that held this simulation's rounds would have in its server.toml."""

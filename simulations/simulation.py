@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
+from common.errors import SimulationError
 from common.models.registry import build_model
 from common.models.weights import get_weights
-from common.protocol.tensors import schema_of
+from common.protocol.tensors import Weights, schema_of
 from simulations.attacks.registry import draw_attackers, make_attack
 from simulations.behaviour import make_behaviour
 from simulations.checkpoint import Checkpoint, Facts
-from simulations.federation import Federation, Held
+from simulations.federation import Federation, Held, check_rule
 from simulations.fleet import Attackers, SimulatedFleet
 from simulations.judge import Judge
 from simulations.pool import Pool
@@ -34,7 +36,8 @@ class Simulation:
         watch: told of the progress, several times a round.
 
     Raises:
-        SimulationError: FA-9103 the trace, FA-9201 the attack.
+        SimulationError: FA-9103 the trace, FA-9201 the attack, FA-9204 nobody attacks.
+        ConfigError: FA-6040, FA-6041, the rule can work in no round.
         TrainingError: FA-7001, the architecture.
     """
 
@@ -52,14 +55,18 @@ class Simulation:
         self.pool, self._watch = pool, watch
         attack, population = make_attack(scenario.attack), world.population
         self.attackers = draw_attackers(len(population), scenario.attack, seed)
+        if scenario.attack.kind != "none" and not self.attackers:
+            raise _nobody_attacks(scenario, len(population))
         self.judge = Judge(world, attack)
         self.untrained = get_weights(build_model(world.task, torch.Generator().manual_seed(seed)))
+        schema = schema_of(self.untrained)
+        check_rule(self.settings, schema, scenario.largest_cohort, world.validation)
         self._fleet = SimulatedFleet(
             pool,
             population,
             make_behaviour(scenario.behaviour, len(population), seed),
             Attackers(attack, self.attackers, scenario.attack.from_round, seed),
-            schema_of(self.untrained),
+            schema,
             lambda answered, cohort: self.tell("training", answered, cohort),
         )
         self._progress = Progress("preparing", scenario.number_of_rounds)
@@ -70,7 +77,7 @@ class Simulation:
         at = known
         if at is None:
             tested = self.judge.test(self.untrained)
-            at = Checkpoint(Facts(initial=tested, tested=tested), self.untrained)
+            at = Checkpoint(Facts(world=self.world.key, initial=tested, tested=tested), self.untrained)
         # Sums over tensors are in the model's own order, which no file keeps.
         at = replace(at, weights={name: at.weights[name] for name in self.untrained})
         self._fleet.clock = at.facts.clock
@@ -91,10 +98,10 @@ class Simulation:
         """
         begin, working, trained = time.monotonic(), time.process_time(), self.pool.training_seconds
         number = at.facts.round + 1
-        self._progress = replace(self._progress, round=number)
+        self._progress = replace(self._progress, round=number, void=None)
         held = self._federation.hold(number, at.weights, at.memory, at.step)
         held_at, working = time.monotonic(), time.process_time() - working
-        facts = self._facts(at.facts, number, held)
+        facts = self._facts(at.facts, at.weights, number, held)
         end, trained = time.monotonic(), self.pool.training_seconds - trained
         spent = TimeSpent(
             training=trained,
@@ -102,8 +109,9 @@ class Simulation:
             coordinating=working,
             testing=end - held_at,
         )
-        facts = facts.model_copy(update={"time": facts.time + spent})
+        facts = facts.model_copy(update={"time": facts.time + spent, "seconds": facts.seconds + end - begin})
         self._note(facts)
+        self._progress = replace(self._progress, void=held.void)
         self.tell("over", held.cohort, held.cohort)
         record = self._record(facts, held, held_at - begin, trained)
         if held.candidate is None:
@@ -117,8 +125,8 @@ class Simulation:
         self._progress = replace(self._progress, doing=doing, answered=answered, cohort=cohort)
         self._watch(self._progress)
 
-    def _facts(self, before: Facts, number: int, held: Held) -> Facts:
-        """What is known after a round, whose version is tested if it is time for that."""
+    def _facts(self, before: Facts, weights: Weights, number: int, held: Held) -> Facts:
+        """What is known after a round; it is time for a test or not, and a version may wait for one."""
         facts = before.model_copy(
             update={
                 "round": number,
@@ -127,13 +135,15 @@ class Simulation:
                 "privacy": self.spending.largest,
             }
         )
-        if held.candidate is None:
-            return facts
-        facts = facts.model_copy(update={"version": before.version + 1, "metrics": held.metrics})
-        if number % self.scenario.evaluate_every and number != self.scenario.number_of_rounds:
+        if held.candidate is not None:
+            weights = held.candidate.weights
+            facts = facts.model_copy(update={"version": before.version + 1, "metrics": held.metrics})
+        due = number % self.scenario.evaluate_every == 0 or number == self.scenario.number_of_rounds
+        if not due or facts.version == facts.tested_version:
             return facts
         self.tell("testing")
-        return facts.model_copy(update={"tested": self.judge.test(held.candidate.weights)})
+        tested = {"tested": self.judge.test(weights), "tested_version": facts.version}
+        return facts.model_copy(update=tested)
 
     def _record(self, facts: Facts, held: Held, seconds: float, trained: float) -> SimulatedRound:
         """A round as results state it.
@@ -143,6 +153,7 @@ class Simulation:
             trained: workers' seconds at the devices' work.
         """
         trained_by, tried_by = held.trained, held.tried
+        failures = [*trained_by.failures, *tried_by.failures]
         epsilon = None if facts.privacy is None else facts.privacy.epsilon
         return SimulatedRound(
             round=facts.round,
@@ -154,11 +165,12 @@ class Simulation:
             bytes_up=trained_by.bytes_up + tried_by.bytes_up,
             bytes_down=trained_by.bytes_down + tried_by.bytes_down,
             participants=len(trained_by.parts),
-            failed=len(trained_by.failures) + len(tried_by.failures),
+            failed=len(failures),
             cohort=held.cohort,
-            accuracy_devices=facts.metrics.device_accuracy,
-            accuracy_validation=facts.metrics.validation_accuracy,
+            accuracy_devices=held.metrics.device_accuracy,
+            accuracy_validation=held.metrics.validation_accuracy,
             void=held.void,
+            failures=dict(sorted(Counter(failure.code for failure in failures).items())),
             late=self._fleet.late,
             dropped=self._fleet.dropped,
             clock_seconds=facts.clock,
@@ -179,3 +191,12 @@ class Simulation:
             attack_success=facts.tested.attack_success,
             seconds_left=(time.monotonic() - self._begin) / held * left if held else None,
         )
+
+
+def _nobody_attacks(scenario: Scenario, devices: int) -> SimulationError:
+    return SimulationError(
+        "FA-9204",
+        f"The scenario has an attack ({scenario.attack.kind}), and {scenario.attack.share:g} of {devices} "
+        "devices is nobody.",
+        f"Set attack.share to {0.5 / devices:.2g} or more, or attack.kind to none.",
+    )

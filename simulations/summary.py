@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.settings import Settings
-from simulations.figures import SEEDED, attack_success, devices_accuracy
+from simulations.figures import SEEDED, devices_accuracy
 from simulations.results import SimulationResults
 
 
@@ -58,9 +58,8 @@ def summary(results: Sequence[SimulationResults], folder: Path) -> Summary:
 
 def print_summary(console: Console, found: Summary) -> None:
     """A table, and where the rest is."""
-    table = Table(
-        "seed", "rounds", "void", "unseen acc.", "devices' acc.", "epsilon", "noise", "attack", "MB", "seconds"
-    )
+    figures = "unseen acc.", "devices' acc.", "epsilon", "noise", "attack", "MB", "seconds"
+    table = Table("seed", "rounds", "void", *figures)
     for row in found.seeds:
         table.add_row(
             str(row.seed),
@@ -97,10 +96,10 @@ def _of_seed(result: SimulationResults, folder: Path) -> SeedSummary:
         accuracy_devices=devices_accuracy(result),
         epsilon=result.final.epsilon,
         noise=result.noise,
-        attack_success=attack_success(result),
+        attack_success=result.attack_success,
         bytes_up=sum(held.bytes_up for held in rounds),
         bytes_down=sum(held.bytes_down for held in rounds),
-        seconds=sum(held.seconds for held in rounds),
+        seconds=result.seconds,
         interrupted=result.interrupted,
     )
 

@@ -141,6 +141,7 @@ def sweep(
                 resume=True,
                 backend=backend,
                 cache=cache or out / "cache",
+                release=False,
                 watch=tell,
             )
         except KeyboardInterrupt:

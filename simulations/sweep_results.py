@@ -10,9 +10,8 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from common.settings import Settings
-from simulations.figures import SEEDED, attack_success, validation_accuracy
+from simulations.figures import SEEDED, validation_accuracy
 from simulations.results import SimulationResults
-
 
 CHOOSE = "Choose by the validation accuracy; the unseen are there to test what was chosen."
 
@@ -57,8 +56,8 @@ class SeedFigures(Settings):
             epsilon=results.final.epsilon,
             noise=results.noise,
             bytes=sum(each.bytes_up + each.bytes_down for each in rounds),
-            seconds=sum(each.seconds for each in rounds),
-            attack_success=attack_success(results),
+            seconds=results.seconds,
+            attack_success=results.attack_success,
         )
 
 

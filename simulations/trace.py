@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,33 @@ class Trace:
         there = np.zeros(self.device.max() + 1, np.bool_)
         there[self.device[(self.start <= moment) & (moment < self.end)]] = True
         return np.resize(there, devices)
+
+    def until(self, device: int, clock: float) -> float:
+        """When `device` goes offline, at or after `clock` seconds; infinite if it never does."""
+        moment = clock % self.seconds
+        stays = self._end(device, moment)
+        if stays == self.seconds:
+            again = self._end(device, 0.0)
+            stays = math.inf if again == self.seconds else stays + again
+        return clock + stays - moment
+
+    def _end(self, device: int, moment: float) -> float:
+        """End of the stretches that are or begin without a gap from `moment` on; `moment` if none is."""
+        end = moment
+        for start, stop in self._stretches[device % len(self._stretches)]:
+            if start <= end:
+                end = max(end, stop)
+        return end
+
+    @cached_property
+    def _stretches(self) -> dict[int, list[tuple[float, float]]]:
+        """Of each device in the trace, by their starts."""
+        found: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        order = np.argsort(self.start, kind="stable")
+        columns = (column[order].tolist() for column in (self.device, self.start, self.end))
+        for device, start, end in zip(*columns, strict=True):
+            found[device].append((start, end))
+        return dict(found)
 
 
 def read_trace(path: Path) -> Trace:

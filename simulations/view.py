@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from simulations.progress import Progress
+from simulations.progress import Doing, Progress
+from simulations.results import SimulationResults
 
 
 class RunView:
@@ -17,6 +20,7 @@ class RunView:
 
     def __init__(self, console: Console, seed: int) -> None:
         self._console, self._seed = console, seed
+        self.doing: Doing = "preparing"
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,6 +43,7 @@ class RunView:
 
     def update(self, progress: Progress) -> None:
         """Show how far it is."""
+        self.doing = progress.doing
         if self._console.is_terminal:
             self._bar.update(
                 self._task,
@@ -48,8 +53,19 @@ class RunView:
                 figures=f"{_figures(progress)}{_left(progress.seconds_left)}",
             )
         elif progress.doing == "over":
-            text = f"seed {self._seed}, round {progress.round}/{progress.rounds}: {_figures(progress)}"
+            void = f"void ({progress.void}), " if progress.void else ""
+            text = f"seed {self._seed}, round {progress.round}/{progress.rounds}: {void}{_figures(progress)}"
             self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def void_rounds(results: Sequence[SimulationResults]) -> str | None:
+    """One line about the rounds that made no version, of all seeds; None if every round made one."""
+    rounds = [held for result in results for held in result.rounds]
+    codes = Counter(held.void for held in rounds if held.void is not None)
+    if not codes:
+        return None
+    why = ", ".join(f"{count} with {code}" for code, count in sorted(codes.items()))
+    return f"{codes.total()} of {len(rounds)} rounds were void and changed nothing: {why}."
 
 
 def _completed(progress: Progress) -> float:

@@ -74,7 +74,8 @@ class Workbench:
             return refuse(error)
         if training:
             self._kept.write(device, plan.round, done.kept)
-        return encode_answer(done.report, done.answer)
+        # The seconds of this machine are in nobody's interest, and would change how long an answer is.
+        return encode_answer(done.report.model_copy(update={"seconds": 0.0}), done.answer)
 
     def _poisoned(self, data: FeatureSet, device: int) -> FeatureSet:
         """The clips an attacker makes of its own, the same in every round."""

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from simulations.pool import FROM_WORKER, ORDER, SLOT_BYTES, TO_WORKER
+from simulations.pool import FROM_WORKER, ORDER, SLOT_BYTES, TO_WORKER, write_whole
 from simulations.scenario import Scenario
 from simulations.workbench import Workbench
 
@@ -32,8 +32,12 @@ def main() -> None:
             continue
         slot, attacks = numbers
         answer = bench.answer(device, bool(attacks))
-        os.pwrite(int(answers), answer, slot * SLOT_BYTES)
-        _reply(len(answer), time.monotonic() - begin)
+        try:
+            write_whole(int(answers), answer, slot * SLOT_BYTES)
+            size = len(answer)
+        except OSError as error:
+            size = -(error.errno or 0)
+        _reply(size, time.monotonic() - begin)
 
 
 def _reply(size: int, seconds: float) -> None:

@@ -143,6 +143,7 @@ def open_world(folder: Path) -> World:
     )
     return World(
         folder=folder,
+        key=record.key,
         task=record.task,
         population=population,
         unseen=with_features(recordings.of(unseen), record.task),

@@ -9,7 +9,7 @@ from common.algorithms.fedper import FedPer
 from common.algorithms.fedprox import FedProx
 from common.algorithms.fedrep import FedRep
 from common.algorithms.scaffold import Scaffold
-from common.protocol.plan import AlgorithmName
+from common.protocol.algorithms import AlgorithmName
 
 ALGORITHMS: Mapping[AlgorithmName, Algorithm] = {
     "fedavg": Algorithm(),

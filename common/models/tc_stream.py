@@ -7,6 +7,8 @@ Depthwise-separable temporal blocks as in TC-ResNet (Choi et al. 2019) and Match
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -100,8 +102,7 @@ class TcStream(StreamingModel):
     def forward(self, features: Tensor) -> Tensor:
         """As `StreamingModel`, in a fraction of the time."""
         frames = features
-        for block in self.blocks:
-            assert isinstance(block, Block)
+        for block in cast(Iterable[Block], self.blocks):
             frames = block.of_window(frames)
         return torch.logsumexp(self._scores(frames), dim=1) - math.log(features.shape[1])
 

@@ -10,19 +10,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, model_validator
 
 from common.errors import ProtocolError
+from common.protocol.algorithms import AlgorithmName
 from common.security.canonical import canonical, read_canonical
 from common.security.statement import open_statement, sign_statement
 from common.settings import Settings
 from common.task import Task
 
 Decibels = Annotated[float, Field(ge=-200, le=200)]
-
-
-AlgorithmName = Literal["fedavg", "fedprox", "scaffold", "fedper", "fedrep"]
-
-PERSONAL: frozenset[AlgorithmName] = frozenset({"fedper", "fedrep"})
-"""Algorithms by which each device has its own version of some parameters; the listener, which must not import
-them, knows them by name."""
 
 
 class Augmentation(Settings):

@@ -25,8 +25,8 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from common.errors import ProtocolError
 from common.files import make_folder, rename, sha256, write_atomic
+from common.protocol.algorithms import AlgorithmName
 from common.protocol.answer import PrivacySpent
-from common.protocol.plan import AlgorithmName
 from common.protocol.tensors import Schema, Shape, Weights, decode_weights
 from common.security.canonical import read_canonical
 from common.settings import Settings

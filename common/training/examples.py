@@ -79,7 +79,7 @@ def noises_for(
     """
     frames, bands = data.energies.shape[1:]
     if augmentation.noise_probability == 0:
-        return torch.zeros(1, frames, bands)
+        return torch.zeros(1).expand(1, frames, bands)
     if noise is None or len(noise.labels) == 0:
         return synthetic_noise(front_end, frames, generator)
     if noise.energies.shape[1:] != (frames, bands):

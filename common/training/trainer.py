@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -91,8 +92,8 @@ def train(
     spent = source.spent(steps)
     if spent is not None:
         before_spending(spent)
-    parameters = list(model.parameters())
-    optimizer = _optimizer(parameters, recipe)
+    optimizer = _optimizer(model, recipe)
+    parameters: list[nn.Parameter] = optimizer.param_groups[0]["params"]
     losses = []
     for step in range(steps):
         if part is not None:
@@ -112,7 +113,20 @@ def train(
     return TrainReport(sum(losses) / max(1, steps), steps, len(data.labels), spent)
 
 
-def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+_made: WeakKeyDictionary[nn.Module, tuple[Recipe, torch.optim.Optimizer]] = WeakKeyDictionary()
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """That of the model's last training if it was by the same recipe, for to make one takes as long as to use
+    it; it remembers nothing of that training."""
+    known = _made.get(model)
+    if known is None or known[0] != recipe:
+        known = _made[model] = recipe, _new_optimizer(list(model.parameters()), recipe)
+    known[1].state.clear()
+    return known[1]
+
+
+def _new_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """The same numbers to the last bit without a loop in Python over parameters.
 
     `fused` would be faster still, but takes a gradient that is not contiguous for another one (torch 2.13).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from common.errors import FedAudioError
 from common.protocol.release import Release
@@ -15,6 +15,8 @@ from fl_client.store import ModelStore, Stamp
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+
+Made = TypeVar("Made")
 
 Personal: TypeAlias = Callable[[Release], Release]
 """Puts the device's own parameters into a release; asked each time a release is put to work."""
@@ -35,7 +37,7 @@ def first_recognizer(
             seen = stamp
             for release in store.newest_first():
                 try:
-                    recognizer = Recognizer(personal(release))
+                    recognizer = _put_to_work(release, personal, Recognizer)
                 except FedAudioError as error:
                     log.warning("%s %s", error.happened, error.remedy)
                 else:
@@ -61,8 +63,25 @@ def follow(
         if release is None or release.version == recognizer.version:
             continue
         try:
-            recognizer.swap(personal(release))
+            _put_to_work(release, personal, recognizer.swap)
         except FedAudioError as error:
             log.warning("version %d stays: %s", recognizer.version, error.happened)
         else:
             log.info("version %d takes over from version %d", release.version, recognizer.version)
+
+
+def _put_to_work(release: Release, personal: Personal, use: Callable[[Release], Made]) -> Made:
+    """`use` the release with the device's own parameters, or without them if it cannot be run with them.
+
+    Raises:
+        FedAudioError: what `use` raises of the release as it came.
+    """
+    own = personal(release)
+    if own is not release:
+        try:
+            return use(own)
+        except FedAudioError as error:
+            log.warning(
+                "version %d does without the device's own parameters: %s", release.version, error.happened
+            )
+    return use(release)

@@ -34,7 +34,7 @@ def make_rule(
     Args:
         schema: of an answer.
         cohort: devices that are asked.
-        norms: medians of the updates' norms in earlier rounds, oldest first.
+        norms: medians of the updates' norms in each of the earlier rounds, oldest first.
         reference: trains on the coordinator's own clips and gives that update, for the rule "trust".
 
     Raises:
@@ -61,6 +61,12 @@ def attackers_among(devices: int, share: float) -> int:
     It is a share of those that are asked, not of those that answer: attackers do not stay away.
     """
     return math.floor(round(share * devices, 9))
+
+
+def withstands_nobody(aggregation: Aggregation, cohort: int) -> bool:
+    """Whether an aggregation that is to withstand attackers does not, because too few devices are asked."""
+    plain = aggregation.rule == "mean" and aggregation.mixing == "off"
+    return not plain and aggregation.attackers > 0 and attackers_among(cohort, aggregation.attackers) == 0
 
 
 def _is_the_mean(aggregation: Aggregation, attackers: int) -> bool:

@@ -43,6 +43,7 @@ class Rule(Protocol):
 
         Raises:
             ZeroDivisionError: nothing was folded in, or nothing with a weight.
-            CoordinatorError: FA-5114 too few updates for the rule, FA-5115 none that "trust" would trust, or nothing to trust by.
+            CoordinatorError: FA-5114 too few updates for the rule, FA-5115 none that "trust" would trust, or
+                nothing to trust by.
         """
         ...

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.algorithms.registry import ALGORITHMS
 from common.data.features import FeatureSet
-from common.errors import CoordinatorError
+from common.errors import CoordinatorError, TrainingError
 from common.protocol.tensors import Row, Weights, norm
 from common.training.local import LocalTrainer
 from fl_server.memory import Memory
@@ -50,7 +50,7 @@ def train_reference(
     has the tensors of a device's. For what a device keeps from round to round, it has what the order says.
 
     Raises:
-        TrainingError: FA-7003 no clips, FA-7004 diverged.
+        CoordinatorError: FA-5115, there is nothing to trust by: there are no usable clips, or it diverged.
     """
     algorithm = ALGORITHMS[settings.recipe.algorithm]
     order = algorithm.order(base, memory.algorithm)
@@ -66,7 +66,14 @@ def train_reference(
     )
     trainer = LocalTrainer(settings.task)
     kept = {name: order[name] for name in algorithm.kept_schema(trainer.schema)}
-    answer = trainer.answer(plan, order, data, (), _NOBODY, kept=kept).answer or {}
+    try:
+        answer = trainer.answer(plan, order, data, (), _NOBODY, kept=kept).answer or {}
+    except TrainingError as error:
+        if error.code not in {"FA-7003", "FA-7004"}:
+            raise
+        raise CoordinatorError(
+            "FA-5115", f"The coordinator learned nothing from its own clips. {error.happened}", error.remedy
+        ) from error
     return np.concatenate([answer[name].reshape(-1) for name in sorted(answer)])
 
 

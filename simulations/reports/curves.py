@@ -30,13 +30,17 @@ class Curve:
     high: NDArray[np.float64]
 
     @classmethod
-    def of(cls, seeds: Seeds, value: Value, first: float | None = None) -> Curve:
+    def of(cls, seeds: Seeds, value: Value, first: float | None = None, *, tested: bool = False) -> Curve:
         """Over the rounds that every seed has gone through, where any has the value.
 
         Args:
             first: before the first round.
+            tested: the value is of a test on the unseen, and rounds without such a test repeat the last.
         """
-        rows = [[value(each) for each in results.rounds] for results in seeds]
+        rows = [
+            [None if tested and not was_tested(each, results) else value(each) for each in results.rounds]
+            for results in seeds
+        ]
         points = [(0, [first])] if first is not None else []
         for number, column in enumerate(zip(*rows, strict=False), start=1):
             if there := [each for each in column if each is not None]:
@@ -62,6 +66,19 @@ class Curve:
             drawing.axes.fill_between(x, self.low, self.high, color=colour, alpha=0.18, linewidth=0)
 
 
+def was_tested(held: SimulatedRound, results: SimulationResults) -> bool:
+    """Whether what `held` says of the unseen is of the version that was the newest then."""
+    every, last = results.config.get("evaluate_every"), results.config.get("number_of_rounds")
+    if not isinstance(every, int) or every == 1:
+        return True
+    return held.void is None and (held.round % every == 0 or held.round == last)
+
+
+def accuracy_on_unseen(seeds: Seeds) -> Curve:
+    """From the untrained model on."""
+    return Curve.of(seeds, lambda each: each.accuracy_unseen, initial_accuracy(seeds), tested=True)
+
+
 def initial_accuracy(seeds: Seeds) -> float:
     """Of the untrained model on the unseen."""
     return float(np.mean([results.initial.accuracy_unseen for results in seeds]))
@@ -70,9 +87,7 @@ def initial_accuracy(seeds: Seeds) -> float:
 def accuracy_over_rounds(seeds: Seeds) -> Markup:
     """On the unseen, on what devices keep, and on the coordinator's own clips."""
     drawing = Drawing()
-    Curve.of(seeds, lambda each: each.accuracy_unseen, initial_accuracy(seeds)).draw(
-        drawing, "unseen", SERIES[0]
-    )
+    accuracy_on_unseen(seeds).draw(drawing, "unseen", SERIES[0])
     values: tuple[tuple[str, Value], ...] = (
         ("devices' own clips", lambda each: each.accuracy_devices),
         ("coordinator's clips", lambda each: each.accuracy_validation),
@@ -102,10 +117,9 @@ def accuracy_over_clock(seeds: Seeds) -> Markup:
 def loss_over_rounds(seeds: Seeds) -> Markup:
     """On the unseen."""
     drawing = Drawing()
-    curve = Curve.of(seeds, lambda each: each.loss)
+    curve = Curve.of(seeds, lambda each: each.loss, tested=True)
     curve.draw(drawing, "unseen", SERIES[0])
-    positive = curve.low > 0
-    if positive.all() and curve.high.max() > 20 * curve.low.min():
+    if curve and (curve.low > 0).all() and curve.high.max() > 20 * curve.low.min():
         drawing.axes.set_yscale("log")
     return _finish(drawing, "Loss over rounds", "round", "loss (nats)")
 
@@ -119,9 +133,9 @@ def epsilon_over_rounds(seeds: Seeds) -> Markup:
 
 
 def attack_success_over_rounds(seeds: Seeds) -> Markup:
-    """Share of triggered clips that become the attacker's target."""
+    """Share of clips with the trigger that are called the attacker's target."""
     drawing = Drawing()
-    Curve.of(seeds, lambda each: each.attack_success).draw(drawing, "attack success", SERIES[5])
+    Curve.of(seeds, lambda each: each.attack_success, tested=True).draw(drawing, "attack success", SERIES[5])
     return _finish(drawing, "Attack success over rounds", "round", "attack success (%)", share=True)
 
 
@@ -163,9 +177,7 @@ def accuracies_of_cells(cells: Sequence[tuple[str, Seeds]]) -> Markup:
     """On the unseen over rounds, a curve for each cell of a sweep; at most as many as there are colours."""
     drawing = Drawing(height=3.6)
     for (label, seeds), colour in zip(cells, SERIES, strict=False):
-        Curve.of(seeds, lambda each: each.accuracy_unseen, initial_accuracy(seeds)).draw(
-            drawing, name_of(label, 40), colour
-        )
+        accuracy_on_unseen(seeds).draw(drawing, name_of(label, 40), colour)
     # There are too many for a line above, and accuracies mostly leave this corner.
     drawing.axes.legend(loc="lower right")
     title = f"Accuracy over rounds of {', '.join(label for label, _ in cells)}"
@@ -188,7 +200,7 @@ def unit_of_time(most: float) -> tuple[float, str]:
 def _accuracy_over(seeds: Seeds, x: NDArray[np.float64], title: str, unit: str) -> Markup:
     """`x`: at each round from 0, the untrained model, (rounds + 1,)."""
     drawing = Drawing()
-    curve = Curve.of(seeds, lambda each: each.accuracy_unseen, initial_accuracy(seeds))
+    curve = accuracy_on_unseen(seeds)
     curve.draw(drawing, "unseen", SERIES[0], x[curve.rounds.astype(int)])
     return _finish(drawing, title, unit, "accuracy (%)", share=True)
 

@@ -11,12 +11,14 @@ import pytest
 
 from common.algorithms.registry import ALGORITHMS
 from common.models.acoustic import HEAD
-from common.protocol.plan import AlgorithmName
+from common.protocol.algorithms import AlgorithmName
 from common.protocol.tensors import Weights, schema_of
+from common.settings import load_settings
 from fl_client.home import DeviceHome
 from fl_client.kept import load_kept, personal
 from fl_client.store import ModelStore
-from fl_server.memory import Memory, decode_memory
+from fl_server.memory import Memory, decode_memory, made_by
+from fl_server.settings import ServerSettings
 from tests.processes import Federation, write_tones
 
 pytestmark = pytest.mark.slow
@@ -24,7 +26,13 @@ pytestmark = pytest.mark.slow
 RATE = {"steps": 4, "batch_size": 2, "learning_rate": 0.05}
 RECIPES: dict[AlgorithmName, dict[str, object]] = {
     "fedper": {"algorithm": "fedper", **RATE},
-    "scaffold": {"algorithm": "scaffold", "optimizer": "sgd", "momentum": 0.0, **RATE},
+    "scaffold": {
+        "algorithm": "scaffold",
+        "optimizer": "sgd",
+        "momentum": 0.0,
+        "gradient_clip": 0.0,
+        **RATE,
+    },
 }
 
 
@@ -34,6 +42,7 @@ def house(root: Path, algorithm: AlgorithmName) -> Iterator[tuple[Federation, li
     settings = {
         "rounds": {"min_devices": 2, "answer_seconds": 60, "holdout": 0.3},
         "recipe": RECIPES[algorithm],
+        "aggregation": {"rule": "mean", "mixing": "off", "norm_clipping": 0.0},
     }
     with Federation(root, settings) as federation:
         federation.start_server()
@@ -47,7 +56,7 @@ def house(root: Path, algorithm: AlgorithmName) -> Iterator[tuple[Federation, li
 
 def kept(federation: Federation, device: DeviceHome, algorithm: AlgorithmName) -> Weights:
     schema = ALGORITHMS[algorithm].kept_schema(schema_of(federation.release(0).weights))
-    return load_kept(device.kept, federation.pin, schema)
+    return load_kept(device.kept, federation.pin, schema, private=False)
 
 
 def one_round(federation: Federation) -> None:
@@ -65,6 +74,7 @@ def test_heads_stay_on_devices(tmp_path: Path) -> None:
         one_round(federation)
 
         made, released = federation.release(0).weights, federation.release(2).weights
+        assert federation.release(2).manifest.algorithm == "fedper"
         for name in made:
             assert np.array_equal(made[name], released[name]) == name.startswith(HEAD), name
         for device, before in zip(devices, first, strict=True):
@@ -91,4 +101,6 @@ def test_control_variates_agree(tmp_path: Path) -> None:
 
 def remembered(federation: Federation, version: int) -> Memory:
     path = federation.home.root / "memory" / f"{version:08d}.safetensors"
-    return decode_memory(path.read_bytes())
+    settings = load_settings(ServerSettings, federation.home.config)
+    schema = schema_of(federation.release(version).weights)
+    return decode_memory(path.read_bytes(), made_by(settings.recipe, settings.optimizer, schema))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from common.files import sha256
 from common.models.acoustic import HEAD
 from common.models.registry import build_model
 from common.models.weights import get_weights
+from common.protocol.algorithms import AlgorithmName
 from common.protocol.answer import Answer, Refusal, decode_answer
-from common.protocol.plan import AlgorithmName, Plan, Recipe, parse_plan
+from common.protocol.plan import Plan, Privacy, Recipe, parse_plan
 from common.protocol.tensors import Weights, decode_weights, encode_weights, schema_of
 from common.security.canonical import canonical
 from common.security.envelope import open_envelope, parse_envelope
@@ -45,7 +47,9 @@ KITCHEN = "0123456789abcdef" * 2
 AUTHORITY = Authority.make()
 RECIPES: dict[AlgorithmName, Recipe] = {
     "fedavg": Recipe(steps=2, batch_size=2),
-    "scaffold": Recipe(algorithm="scaffold", optimizer="sgd", momentum=0.0, steps=2, batch_size=2),
+    "scaffold": Recipe(
+        algorithm="scaffold", optimizer="sgd", momentum=0.0, gradient_clip=0.0, steps=2, batch_size=2
+    ),
     "fedper": Recipe(algorithm="fedper", steps=2, batch_size=2),
     "fedrep": Recipe(algorithm="fedrep", steps=2, batch_size=2),
 }
@@ -147,12 +151,48 @@ def test_an_evaluation_hears_with_it_and_leaves_it(device: DeviceHome) -> None:
 def test_each_coordinator_has_its_own(device: DeviceHome) -> None:
     obey(device, "fedper")
     other, schema = "ab" * 32, kept_schema("fedper")
-    assert load_kept(device.kept, other, schema) == {}
+    assert load_kept(device.kept, other, schema, private=False) == {}
     mine = kept(device, "fedper")
-    save_kept(device.kept, other, {name: value + 1 for name, value in mine.items()})
-    assert same(load_kept(device.kept, AUTHORITY.pin, schema), mine)
-    save_kept(device.kept, other, {})
-    assert same(load_kept(device.kept, AUTHORITY.pin, schema), mine)
+    save_kept(device.kept, other, {name: value + 1 for name, value in mine.items()}, private=False)
+    assert same(load_kept(device.kept, AUTHORITY.pin, schema, private=False), mine)
+    save_kept(device.kept, other, {}, private=False)
+    assert same(load_kept(device.kept, AUTHORITY.pin, schema, private=False), mine)
+
+
+PRIVATE = {"privacy": Privacy(noise_multiplier=1.0, delta=1e-3)}
+
+
+def test_what_an_exact_training_kept_does_not_enter_a_private_one(
+    device: DeviceHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[Weights] = []
+    real = LocalTrainer.answer
+
+    def answer(self: LocalTrainer, *facts: Any, kept: Weights, **more: Any) -> Done:
+        entered.append(kept)
+        return real(self, *facts, kept=kept, **more)
+
+    monkeypatch.setattr(LocalTrainer, "answer", answer)
+    private_file = path_of(device).with_suffix(".private.safetensors")
+
+    def files() -> list[Path]:
+        return sorted(device.kept.iterdir())
+
+    obey(device, "fedper")
+    assert files() == [path_of(device)]
+    obey(device, "fedper", 2, **PRIVATE)
+    assert entered[-1] == {}
+    assert files() == [private_file]
+    private = decode_weights(private_file.read_bytes(), kept_schema("fedper"))
+    # A private one, and an exact one too, go on from a private one.
+    obey(device, "fedper", 3, **PRIVATE)
+    assert same(entered[-1], private)
+    private = decode_weights(private_file.read_bytes(), kept_schema("fedper"))
+    obey(device, "fedper", 4)
+    assert same(entered[-1], private)
+    assert files() == [path_of(device)]
+    obey(device, "fedavg", 5)
+    assert files() == []
 
 
 def test_an_algorithm_that_keeps_nothing_leaves_nothing(device: DeviceHome) -> None:
@@ -229,7 +269,7 @@ class Link:
 
     @property
     def head(self) -> Weights:
-        return load_kept(self.made.home.kept, self.made.authority.pin, kept_schema("fedper"))
+        return load_kept(self.made.home.kept, self.made.authority.pin, kept_schema("fedper"), private=False)
 
 
 def work(home: DeviceHome, plan: bytes, data: bytes) -> bytes:

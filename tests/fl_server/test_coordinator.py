@@ -104,7 +104,12 @@ class Household:
     """A coordinator, its devices, and rounds among them without a network."""
 
     def __init__(self, folder: Path, insecure: bool = False, **rounds: object) -> None:
-        self.coordinator = make_coordinator(folder, insecure, rounds={"evaluate": False} | rounds)
+        self.coordinator = make_coordinator(
+            folder,
+            insecure,
+            rounds={"evaluate": False} | rounds,
+            aggregation={"rule": "mean", "mixing": "off", "norm_clipping": 0},
+        )
         self.registry: Registry = self.coordinator._registry
         self.devices: dict[str, MadeDevice] = {}
         self.insecure = insecure

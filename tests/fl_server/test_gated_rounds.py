@@ -15,15 +15,16 @@ import soundfile
 from common.audio.front_end import SAMPLE_RATE
 from common.data.clips import Clips
 from common.errors import FedAudioError
+from common.models.acoustic import HEAD
 from common.protocol.answer import encode_answer
 from common.protocol.release import Metrics, Release
-from common.protocol.tensors import Weights
+from common.protocol.tensors import Weights, schema_of
 from common.training.local import train_local
 from fl_server import evidence
 from fl_server.coordinator import TRIES, Coordinator
 from fl_server.home import CoordinatorHome
 from fl_server.initialise import initialise
-from fl_server.memory import decode_memory
+from fl_server.memory import Memory, decode_memory, made_by
 from fl_server.settings import ServerSettings
 from fl_server.status import describe
 from fl_server.tables import Round
@@ -100,6 +101,11 @@ class House:
     def memory(self) -> bytes | None:
         return self.coordinator._versions.memory(self.base.version)
 
+    def remembered(self) -> Memory:
+        settings = self.coordinator._settings
+        made = made_by(settings.recipe, settings.optimizer, schema_of(self.base.weights))
+        return decode_memory(self.memory(), made)
+
     def last_line(self) -> dict[str, object]:
         evidence.verify(self.registry, self.home.root / "evidence.head")
         line: dict[str, object] = json.loads(list(evidence.lines(self.registry))[-1])
@@ -133,7 +139,7 @@ def test_a_poisoned_candidate_is_refused_and_training_goes_on(house: House) -> N
 
     row = house.hold()
     assert (row.state, row.version, row.base) == ("done", before.version + 1, before.version)
-    assert len(decode_memory(house.memory()).steps) == 4
+    assert len(house.remembered().steps) == 4
 
 
 def test_a_candidate_is_tried_before_devices_are_asked_about_it(tmp_path: Path) -> None:
@@ -198,7 +204,8 @@ def test_with_clips_of_its_own_a_coordinator_misses_what_was_lost(
 
 
 def test_the_rule_trust_follows_the_coordinators_own_clips(tmp_path: Path, clips: Path) -> None:
-    house = House(tmp_path, validation=str(clips), aggregation={"rule": "trust"}, recipe=PLAIN)
+    aggregation = {"rule": "trust", "mixing": "off", "norm_clipping": 0}
+    house = House(tmp_path, validation=str(clips), aggregation=aggregation, recipe=PLAIN)
     before = house.base
     weights, _ = train_local(
         Clips.load(clips), TASK, house.coordinator._settings.recipe, weights=before.weights, seed=5
@@ -226,5 +233,59 @@ def publish(house: House, weights: Weights) -> None:
         metrics=Metrics(),
         participants=1,
         privacy=None,
-        memory=decode_memory(None).encode(),
+        memory=Memory().encode(),
     )
+
+
+def test_a_reference_that_comes_to_nothing_costs_rounds_and_not_the_order_at_once(
+    tmp_path: Path, clips: Path
+) -> None:
+    other = TASK.model_copy(update={"labels": ("left", "right")})
+    house = House(
+        tmp_path, task=other, validation=str(clips), aggregation={"rule": "trust"}, gate={"step": 0}
+    )
+    house.coordinator._take_orders(house.fleet(), SmallFront(), Brief())  # type: ignore[arg-type]
+    house.registry.place_order(1)
+    house.coordinator._take_orders(house.fleet(), SmallFront(), Brief())  # type: ignore[arg-type]
+    assert [(row.state, row.code) for row in house.registry.rounds()] == [("void", "FA-5115")] * TRIES
+
+
+def test_where_heads_are_personal_the_validation_clips_judge_nothing(
+    tmp_path: Path, clips: Path, learned: Weights, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body with a head that it does not know says little of what devices hear with theirs."""
+    aggregation = {"rule": "mean", "mixing": "off", "norm_clipping": 0}
+    recipe = PLAIN.model_copy(update={"algorithm": "fedper"})
+    house = House(tmp_path, validation=str(clips), aggregation=aggregation, recipe=recipe)
+    assert caplog.text.count("validation clips judge nothing") == 1
+    publish(house, learned)
+    wreck = {name: -2 * value for name, value in house.base.weights.items() if not name.startswith(HEAD)}
+    assert house.hold(dict.fromkeys(NAMES, wreck)).state == "done"
+    manifest = house.base.manifest
+    assert (manifest.version, manifest.algorithm) == (2, "fedper")
+    assert manifest.metrics == Metrics()
+    assert caplog.text.count("validation clips judge nothing") == 1
+
+
+def test_a_damaged_memory_costs_a_warning_and_no_round(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.hold()
+    for data in (b"", b"noise" * 50):
+        house.coordinator._versions._memory_file(house.base.version).write_bytes(data)
+        caplog.clear()
+        assert house.hold().state == "done"
+        assert caplog.text.count("is damaged and is not used") == 1
+        assert len(house.remembered().steps) == 1
+
+
+def test_it_is_said_once_that_so_few_devices_withstand_no_attacker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(tmp_path, gate={"step": 0})
+    for _ in range(2):
+        assert house.hold().state == "done"
+    assert caplog.text.count("4 devices are so few") == 1
+    house.coordinator._note_attackers(5)
+    house.coordinator._note_attackers(4)
+    assert caplog.text.count("4 devices are so few") == 2

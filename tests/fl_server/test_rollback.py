@@ -247,3 +247,16 @@ def test_killed_at_any_step_of_a_publication_the_line_of_versions_is_whole(
     else:
         pytest.fail("the publication never came to its end")
     assert outcomes >= {(1, False), (2, False), (2, True)}
+
+
+def test_it_is_of_the_algorithm_of_the_version_that_it_brings_back(home: CoordinatorHome) -> None:
+    publish_next(open_versions(home))
+    settings = SETTINGS.model_copy(update={"recipe": Recipe(algorithm="fedper")})
+    personal = Versions(home, settings, Registry(home.database), ServerKeys.load(home, None))
+    publish_next(personal)
+    row = personal.rollback(1)
+    algorithms = [
+        load_release(release_folder(home.releases, version)).manifest.algorithm for version in range(4)
+    ]
+    assert row.version == 3
+    assert algorithms == ["fedavg", "fedavg", "fedper", "fedavg"]

@@ -24,6 +24,7 @@ from common.protocol.release import (
 )
 from common.protocol.signed_release import verify_release
 from fl_server import evidence
+from fl_server.alone import alone
 from fl_server.coordinator import Coordinator
 from fl_server.home import CoordinatorHome
 from fl_server.keyring import ServerKeys
@@ -237,8 +238,7 @@ def test_a_second_coordinator_touches_nothing(home: CoordinatorHome) -> None:
     open_versions(home).current()
     # What the first one has written and is about to make official.
     store_release(home.releases, 1, dict.fromkeys(FILES, b"x"))
-    first = Coordinator(home, SETTINGS)
-    with first._alone():
+    with alone(home):
         assert is_running(home)
         with pytest.raises(CoordinatorError, match="FA-5003"):
             Coordinator(home, SETTINGS).serve(threading.Event())
@@ -260,7 +260,7 @@ def test_asking_whether_it_runs_does_not_keep_a_coordinator_from_starting(home: 
     asking.wait()
     try:
         for _ in range(20):
-            with Coordinator(home, SETTINGS)._alone():
+            with alone(home):
                 pass
     finally:
         enough.set()

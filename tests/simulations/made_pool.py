@@ -18,6 +18,12 @@ from simulations.workbench import Workbench
 from simulations.world import build_world
 
 QUICK = {"steps": 2, "batch_size": 2}
+SGD = {"optimizer": "sgd", "momentum": 0.0, "gradient_clip": 0.0, "learning_rate": 0.05}
+PLAIN_MEAN = {"rule": "mean", "mixing": "off", "norm_clipping": 0.0}
+SCAFFOLD: dict[str, dict[str, Any]] = {
+    "recipe": SGD | {"algorithm": "scaffold"},
+    "aggregation": PLAIN_MEAN,
+}
 
 
 class BenchPool:

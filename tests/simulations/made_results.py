@@ -91,6 +91,8 @@ def made_results(
         ),
         population=len(devices),
         attackers=3 if attacked else 0,
+        attack_success=made[-1].attack_success if made else None,
+        attack_turned=made[-1].attack_turned if made else None,
         noise="seed" if private else None,
         interrupted=interrupted,
         time=TimeSpent(preparing=3.1, training=20.5, idle=1.2, coordinating=0.9, testing=2.2),

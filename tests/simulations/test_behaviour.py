@@ -27,7 +27,7 @@ def within_bounds(count: int, trials: int, chance: float) -> bool:
 
 def seconds(choice: BehaviourChoice, devices: int = DEVICES, seed: int = 0) -> np.ndarray:
     behaviour = make_behaviour(choice, devices, seed)
-    return np.array([behaviour.outcome(1, device, 100, 0, 0).seconds for device in range(devices)])
+    return np.array([behaviour.outcome(1, device, 100, 0, 0, 0.0).seconds for device in range(devices)])
 
 
 @given(st.floats(0.01, 1), st.floats(0, 0.99), st.floats(0, 5), st.integers(0, 2**53), st.integers(1, 300))
@@ -41,15 +41,15 @@ def test_a_device_does_the_same_whoever_asks_and_when(
         assert second.online(number, 1e6 * number) == online[number]
         assert online[number] == sorted(set(online[number]) & set(range(devices)))
     asked = [(number, device) for number in (2, 1) for device in (devices - 1, 0)]
-    outcomes = {key: first.outcome(*key, 10, 5, 5) for key in asked}
+    outcomes = {key: first.outcome(*key, 10, 5, 5, 0.0) for key in asked}
     for key in reversed(asked):
-        assert second.outcome(*key, 10, 5, 5) == outcomes[key]
+        assert second.outcome(*key, 10, 5, 5, 0.0) == outcomes[key]
 
 
 def test_by_default_everybody_is_there_and_answers() -> None:
     behaviour = make_behaviour(BehaviourChoice(), 5, 0)
     assert behaviour.online(1, 0.0) == [0, 1, 2, 3, 4]
-    assert behaviour.outcome(1, 0, 50, 250_000, 500_000) == Outcome(50 * 0.02 + 3, drops=False)
+    assert behaviour.outcome(1, 0, 50, 250_000, 500_000, 0.0) == Outcome(50 * 0.02 + 3, drops=False)
 
 
 @pytest.mark.parametrize("availability", [0.05, 0.5, 0.9])
@@ -66,7 +66,9 @@ def test_as_many_are_online_as_stated(availability: float) -> None:
 
 def test_as_many_answers_are_lost_as_stated() -> None:
     behaviour = make_behaviour(BehaviourChoice(dropout=0.2), DEVICES, 2)
-    lost = np.array([[behaviour.outcome(n, d, 1, 1, 1).drops for d in range(DEVICES)] for n in range(20)])
+    lost = np.array(
+        [[behaviour.outcome(n, d, 1, 1, 1, 0.0).drops for d in range(DEVICES)] for n in range(20)]
+    )
     assert within_bounds(int(lost.sum()), lost.size, 0.2)
     assert within_bounds(int((lost[::2] & lost[1::2]).sum()), lost.size // 2, 0.04)
 
@@ -79,8 +81,8 @@ def test_speeds_are_log_normal_around_the_usual_device() -> None:
 
 def test_a_connection_is_no_faster_for_a_fast_processor() -> None:
     behaviour = make_behaviour(BehaviourChoice(speed_spread=1.0), 2000, 0)
-    work = np.log([behaviour.outcome(1, device, 1, 0, 0).seconds for device in range(2000)])
-    traffic = np.log([behaviour.outcome(1, device, 0, 1, 1).seconds for device in range(2000)])
+    work = np.log([behaviour.outcome(1, device, 1, 0, 0, 0.0).seconds for device in range(2000)])
+    traffic = np.log([behaviour.outcome(1, device, 0, 1, 1, 0.0).seconds for device in range(2000)])
     # The correlation of independent values has a standard deviation of 1 / sqrt(n).
     assert abs(np.corrcoef(work, traffic)[0, 1]) < 5 / math.sqrt(2000)
     assert np.std(traffic) == pytest.approx(1.0, abs=0.1)
@@ -99,7 +101,7 @@ def test_more_work_and_more_bytes_take_longer(clips: int, down: int, up: int) ->
     behaviour = make_behaviour(BehaviourChoice(speed_spread=1.0), 3, 0)
 
     def takes(*order: int) -> float:
-        return behaviour.outcome(1, 2, *order).seconds
+        return behaviour.outcome(1, 2, *order, 0.0).seconds
 
     assert takes(clips, down, up) < min(takes(clips + 1, down, up), takes(clips, down + 1, up))
     assert takes(clips, down, up) == pytest.approx(takes(clips, up, down))
@@ -121,6 +123,29 @@ class TestTrace:
     ) -> None:
         text = "phone,0,10\nwatch,10,20\nwatch,30,40\nphone,30,35\nphone,34,40\n"
         assert self.online(tmp_path / "t.csv", text, clock) == there
+
+    @pytest.mark.parametrize(
+        ("device", "clock", "seconds", "answers"),
+        [
+            (0, 0.0, 10.0, True),
+            (0, 0.0, 10.5, False),
+            (1, 12.0, 9.0, False),
+            # Stretches that touch or overlap are one, across the end of the trace too.
+            (0, 31.0, 19.0, True),
+            (0, 31.0, 19.5, False),
+            (0, 431.0, 19.0, True),
+            (0, 15.0, 0.5, False),
+            (2, 3.0, 1e9, True),
+        ],
+    )
+    def test_who_goes_offline_never_answers(
+        self, device: int, clock: float, seconds: float, answers: bool, tmp_path: Path
+    ) -> None:
+        text = "phone,0,10\nwatch,10,20\nwatch,30,40\nphone,30,35\nphone,34,40\nsocket,0,40\n"
+        (tmp_path / "t.csv").write_text("device,start,end\n" + text)
+        choice = BehaviourChoice(trace=tmp_path / "t.csv", seconds_per_clip=1.0)
+        outcome = make_behaviour(choice, 3, 0).outcome(1, device, seconds, 0, 0, clock)
+        assert outcome == Outcome(seconds, drops=not answers)
 
     def test_it_begins_anew_after_its_last_end(self, tmp_path: Path) -> None:
         text = "a,0,10\nb,5,20\n"

@@ -11,16 +11,9 @@ from simulations.scenario import Scenario
 from simulations.simulation import Simulation
 from simulations.world import world_of_devices
 from tests.processes import SMALL, Federation, write_tones
-from tests.simulations.made_pool import digest
+from tests.simulations.made_pool import PLAIN_MEAN, SCAFFOLD, digest
 
-RECIPE = {
-    "algorithm": "scaffold",
-    "optimizer": "sgd",
-    "momentum": 0.0,
-    "learning_rate": 0.05,
-    "batch_size": 2,
-    "epochs": 2,
-}
+RECIPE = SCAFFOLD["recipe"] | {"batch_size": 2, "epochs": 2}
 ROUNDS = {"min_devices": 2, "holdout": 0.3}
 SEED = 11
 
@@ -28,8 +21,8 @@ SEED = 11
 def test_a_simulated_round_is_a_deployed_round(tmp_path: Path) -> None:
     """Two rounds: in the second, devices and coordinator need what they remember of the first."""
     clips: list[tuple[str, Path]] = []
-    settings = {"recipe": RECIPE, "rounds": ROUNDS, "seed": SEED}
-    with Federation(tmp_path, settings) as federation:
+    choices = {"recipe": RECIPE, "aggregation": PLAIN_MEAN, "rounds": ROUNDS}
+    with Federation(tmp_path, choices | {"seed": SEED}) as federation:
         federation.start_server()
         for name, count in (("kitchen", 6), ("cellar", 9)):
             device = federation.add_device(name)
@@ -42,9 +35,7 @@ def test_a_simulated_round_is_a_deployed_round(tmp_path: Path) -> None:
         deployed = [federation.release(version) for version in range(3)]
 
     task = Task.model_validate(SMALL["task"])
-    scenario = Scenario.model_validate(
-        {"name": "deployed", "recipe": RECIPE, "rounds": ROUNDS, "population": {"devices": 2}}
-    )
+    scenario = Scenario.model_validate(choices | {"name": "deployed", "population": {"devices": 2}})
     world = world_of_devices(task, clips, tmp_path / "world", tmp_path / "cache", holdout=0.3, seed=SEED)
     with closing(ProcessPool(world.folder, scenario, SEED, tmp_path / "kept", 2)) as pool:
         simulation = Simulation(world, scenario, SEED, pool, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,28 +26,27 @@ from simulations.progress import Progress
 from simulations.results import SimulationResults
 from simulations.scenario import Scenario
 from tests.processes import ROOT, run_cli, wait_for
-from tests.simulations.made_pool import digest, quick
+from tests.simulations.made_pool import SCAFFOLD, digest, quick
 
-SGD = {"optimizer": "sgd", "momentum": 0.0, "algorithm": "scaffold", "learning_rate": 0.05}
 PRIVATE = {"noise_multiplier": 1.0, "delta": 1e-3}
-TIMES = {"seconds", "overhead_seconds", "bytes_up"}
-"""What a run can tell of a round that another cannot: reports state times, so their lengths differ."""
+TIMES = {"seconds", "overhead_seconds"}
+"""What a run can tell of a round that another cannot."""
+PRIVATELY = {
+    "attack": {"kind": "stale", "share": 0.2},
+    "behaviour": {"dropout": 0.1, "speed_spread": 0.5},
+    "privacy": PRIVATE,
+    "seeded_noise": True,
+    **SCAFFOLD,
+}
+ROBUSTLY = {"attack": {"kind": "alie", "share": 0.4}, "recipe": {"algorithm": "fedper", "batch_size": 2}}
+"""Of five devices the default rule allows for one attacker, so it mixes and trims; two look at all others."""
 
 
-@pytest.fixture
-def eventful(small: Scenario) -> Scenario:
+@pytest.fixture(params=[PRIVATELY, ROBUSTLY], ids=["privately", "robustly"])
+def eventful(request: pytest.FixtureRequest, small: Scenario) -> Scenario:
     """Everything that is remembered from round to round, in four short rounds."""
-    return quick(
-        small,
-        number_of_rounds=4,
-        recipe=SGD,
-        optimizer={"kind": "fedadam"},
-        rounds={"cohort": 4},
-        attack={"kind": "stale", "share": 0.2},
-        behaviour={"dropout": 0.1, "speed_spread": 0.5},
-        privacy=PRIVATE,
-        seeded_noise=True,
-    )
+    rounds = {"cohort": 5, "holdout": 0.3}
+    return quick(small, number_of_rounds=4, optimizer={"kind": "fedadam"}, rounds=rounds, **request.param)
 
 
 def facts(folder: Path) -> tuple[object, ...]:
@@ -55,8 +55,11 @@ def facts(folder: Path) -> tuple[object, ...]:
         True
     )
     assert at
+    facts = at.facts.model_dump(exclude={"time", "seconds"})
     rounds = [held.model_dump(exclude=TIMES) for held in at.rounds]
-    return digest(at.weights), at.memory.encode(), at.facts.clock, at.facts.privacy, at.facts.tested, rounds
+    found = SimulationResults.model_validate_json((folder / "results.json").read_bytes())
+    ends = found.confusion, found.unseen, found.devices, found.final
+    return digest(at.weights), at.memory.encode(), facts, rounds, ends
 
 
 def command(scenario: Scenario, folder: Path, cache: Path, *more: str) -> tuple[list[str], Path]:
@@ -155,6 +158,47 @@ def test_a_folder_is_one_runs(small: Scenario, tmp_path: Path, cache: Path) -> N
     (tmp_path / "rounds.jsonl").unlink()
     with pytest.raises(SimulationError, match="FA-9004"):
         simulate(scenario, 0, tmp_path, cache=cache, resume=True)
+
+
+def test_other_clips_are_another_simulation(
+    small: Scenario, collection: Path, tmp_path: Path, cache: Path
+) -> None:
+    copy = shutil.copytree(collection, tmp_path / "clips")
+    scenario = quick(small, number_of_rounds=1, data={"path": copy})
+    simulate(scenario, 0, tmp_path / "run", cache=cache, release=False)
+    assert not (tmp_path / "run" / "release").exists()
+    simulate(scenario, 0, tmp_path / "run", cache=cache, resume=True, release=False)
+    shutil.copyfile(copy / "ja" / "s1_nohash_0.wav", copy / "ja" / "s0_nohash_0.wav")
+    with pytest.raises(SimulationError, match=r"FA-9002.*clips"):
+        simulate(scenario, 0, tmp_path / "run", cache=cache, resume=True, release=False)
+
+
+def test_no_more_workers_than_devices_in_a_round(small: Scenario, tmp_path: Path, cache: Path) -> None:
+    scenario = quick(small, number_of_rounds=1, rounds={"cohort": 2})
+    results = simulate(scenario, 0, tmp_path, workers=9, cache=cache, release=False)
+    assert results.workers == 2
+    assert results.seconds >= results.time.preparing + results.time.testing > 0
+
+
+def test_failures_are_counted_and_not_told_one_by_one(
+    small: Scenario, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scenario = quick(small, number_of_rounds=1, privacy={"noise_multiplier": 0.001})
+    results = simulate(scenario, 0, tmp_path, cache=cache)
+    assert (results.rounds[0].failures, results.rounds[0].void) == ({"FA-7005": 6}, "FA-5004")
+    assert not caplog.records
+
+
+def test_ctrl_c_before_the_first_round(small: Scenario, tmp_path: Path) -> None:
+    arguments, run = command(quick(small), tmp_path, tmp_path / "cache")
+    process = spawn(arguments)
+    wait_for((run / "checkpoint" / ".lock").exists, "the run's begin")
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 130, err
+    assert json.loads(out)["seeds"] == []
+    assert b"nothing of it was computed yet" in err
+    assert b"Traceback" not in err
 
 
 def test_no_such_backend(small: Scenario, tmp_path: Path, cache: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,17 +15,17 @@ import numpy as np
 import psutil
 import pytest
 
+from common.algorithms.registry import ALGORITHMS
 from common.errors import SimulationError
 from common.protocol.answer import Answer, Refusal, decode_answer
-from common.protocol.tensors import encode_weights, schema_of
-from common.security.canonical import canonical
+from common.protocol.tensors import schema_of
 from simulations.federation import draft_exchange
 from simulations.pool import Answered, Job, ProcessPool
 from simulations.population import open_population
 from simulations.read_ahead import ReadAhead
 from simulations.scenario import Scenario
 from tests.processes import ROOT, wait_for
-from tests.simulations.made_pool import quick, started
+from tests.simulations.made_pool import SCAFFOLD, quick, started
 
 
 class Work:
@@ -33,11 +34,13 @@ class Work:
     def __init__(self, scenario: Scenario, folder: Path, cache: Path) -> None:
         simulation, self.bench, start = started(scenario, folder, cache)
         self.scenario, self.world, self.kept = scenario, simulation.world.folder, folder / "kept"
-        self.schema = schema_of(start.weights)
+        algorithm = ALGORITHMS[scenario.recipe.algorithm]
+        self.schema = algorithm.answer_schema(schema_of(start.weights))
         population = simulation.world.population
         cohort = {device: population.id(device) for device in range(len(population))}
-        exchange = draft_exchange(simulation.settings, 1, "train", start.weights, self.schema, cohort)
-        self.plan, self.order = canonical(exchange.plan), encode_weights(start.weights)
+        order = algorithm.order(start.weights, {})
+        exchange = draft_exchange(simulation.settings, 1, "train", order, self.schema, cohort)
+        self.plan, self.order = exchange.order, exchange.weights
         self.jobs = [Job(device, population.training_windows(device)) for device in cohort]
 
     def pool(self, workers: int) -> ProcessPool:
@@ -89,8 +92,7 @@ def test_a_worker_that_is_killed_is_replaced(work: Work) -> None:
 
 
 def test_a_job_that_kills_every_worker_is_given_up(small: Scenario, tmp_path: Path, cache: Path) -> None:
-    recipe = {"algorithm": "scaffold", "optimizer": "sgd", "momentum": 0.0}
-    work = Work(quick(small, recipe=recipe), tmp_path, cache)
+    work = Work(quick(small, **SCAFFOLD), tmp_path, cache)
     damaged = work.kept / "3" / "0.safetensors"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"nothing that a device has kept")
@@ -146,6 +148,30 @@ def test_a_refusal_is_an_answer(small: Scenario, tmp_path: Path, cache: Path) ->
     with closing(work.pool(1)) as pool:
         said = [decode_answer(bytes(data), {}) for _, data in pool.work(work.plan, work.order, work.jobs)]
     assert [refusal.code for refusal in said if isinstance(refusal, Refusal)] == ["FA-7005"] * len(work.jobs)
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Lets files of this process, and of those it starts, grow to so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_room_for_an_order(work: Work, small_files: Callable[[int], None]) -> None:
+    with closing(work.pool(1)) as pool:
+        small_files(len(work.plan) + 100)
+        with pytest.raises(SimulationError, match=r"FA-9006.*an order"):
+            work.rows(pool.work(work.plan, work.order, work.jobs))
+
+
+def test_no_room_for_an_answer(work: Work, small_files: Callable[[int], None]) -> None:
+    small_files(1000)
+    with closing(work.pool(2)) as pool:
+        small_files(resource.RLIM_INFINITY)
+        with pytest.raises(SimulationError, match=r"FA-9006.*an answer"):
+            work.rows(pool.work(work.plan, work.order, work.jobs))
+    assert not psutil.Process().children()
 
 
 def test_windows_are_read_ahead_wherever_they_lie(work: Work) -> None:

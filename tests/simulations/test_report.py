@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from common.errors import FedAudioError
 from simulations.report import render
-from simulations.reports.curves import POINTS
-from simulations.results import SimulationResults
+from simulations.reports.curves import POINTS, Curve, accuracy_on_unseen
+from simulations.results import DeviceResult, SimulationResults
+from simulations.summary import summary
 from simulations.sweep_results import Cell, SeedFigures, SweepResults
 from tests.simulations.made_results import made_results
 
@@ -168,6 +169,42 @@ def test_any_size_makes_a_page_of_some_size(results: SimulationResults, tmp_path
     page = render(write(tmp_path, results))
     assert not Reader(page).open
     assert len(page) < 2_000_000
+
+
+def test_accuracies_are_drawn_where_they_were_measured() -> None:
+    results = made_results(rounds=40)  # of which rounds 17 and 34 made no version
+    results = results.model_copy(update={"config": {"evaluate_every": 17, "number_of_rounds": 40}})
+    assert accuracy_on_unseen([results]).rounds.tolist() == [0, 40]
+    results = results.model_copy(update={"config": {"evaluate_every": 15, "number_of_rounds": 40}})
+    assert accuracy_on_unseen([results]).rounds.tolist() == [0, 15, 30, 40]
+    assert len(Curve.of([results], lambda each: each.accuracy_devices).rounds) == 40
+
+
+def test_devices_accuracy_is_one_figure_in_all_tables(tmp_path: Path) -> None:
+    results = made_results(0)
+    uneven = tuple(
+        DeviceResult(device=name, trained_on=9, clips=clips, correct=1)
+        for name, clips in (("a", 1), ("b", 3), ("c", 3), ("d", 3))
+    )
+    results = results.model_copy(update={"devices": uneven})
+    assert summary([results], tmp_path).seeds[0].accuracy_devices == 4 / 10
+    assert "40.0 %" in Reader(render(write(tmp_path, results))).text
+
+
+def test_a_sweep_says_where_noise_came_from_and_what_to_choose_by() -> None:
+    def notes(*seeds: SimulationResults) -> str:
+        cell = Cell(values={}, folder="all", seeds=tuple(map(SeedFigures.of, seeds)))
+        return " ".join(SweepResults(scenario="x", keys=(), seeds=(0,), cells=(cell,)).notes)
+
+    plain, private = made_results(0), made_results(0, private=True)
+    last = plain.rounds[-1].model_copy(update={"accuracy_validation": 0.5})
+    judged = plain.model_copy(update={"rounds": (*plain.rounds[:-1], last)})
+    assert "data.validation" in notes(plain)
+    assert "seeded" not in notes(plain)
+    assert "protects nobody" in notes(private)
+    assert "data.validation" not in notes(judged)
+    assert SeedFigures.of(judged).accuracy_validation == 0.5
+    assert SeedFigures.of(private).noise == "seed"
 
 
 def test_a_seed_without_results_is_named(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from common.errors import SimulationError
+from common.errors import ConfigError, SimulationError
 from fl_server.settings import Aggregation
-from simulations.robustness import Watched, choose_attack, choose_rule, measure
+from simulations.load import load_scenario
+from simulations.robustness import Watched, choose_attack, choose_rule, measure, usual_rules
 from simulations.robustness_cli import robustness
 from simulations.robustness_results import RobustnessCell, RobustnessResults, RobustnessRun
 from simulations.scenario import AttackChoice, Scenario
@@ -119,6 +120,7 @@ class TestGrid:
             )
             (only,) = cell.runs
             assert only.accuracy == cell.accuracy == found["final"]["accuracy_unseen"]
+            assert not (folder / f"{cell.attack}_{cell.rule}" / "seed-0" / "release").exists()
             assert only.attack_success == found["rounds"][-1]["attack_success"]
 
 
@@ -143,8 +145,6 @@ class TestGoingOn:
     def test_stops_where_it_is_interrupted_and_says_what_is_finished(
         self, grid: tuple[Path, RobustnessResults], scenario: Path, tmp_path: Path
     ) -> None:
-        from simulations.load import load_scenario
-
         def interrupt(watched: Watched) -> None:
             if watched.finished == 1 and watched.progress.doing == "training":
                 raise KeyboardInterrupt
@@ -152,6 +152,32 @@ class TestGoingOn:
         results = measure(load_scenario(str(scenario)), ["ipm=20"], ["mean"], [0], tmp_path, watch=interrupt)
         assert [(cell.attack, cell.rule) for cell in results.cells] == [("none", "mean")]
         assert results.baseline == grid[1].baseline
+        assert not results.finished
+        assert RobustnessResults.model_validate_json((tmp_path / "robustness.json").read_bytes()) == results
+
+    def test_interrupted_on_the_command_line_it_exits_as_a_shell_expects(
+        self, scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written = (tmp_path / "robustness.json").exists
+
+        def stopped(*arguments: object, **options: object) -> None:
+            assert written()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("simulations.robustness.simulate", stopped)
+        app = typer.Typer()
+        app.command()(robustness)
+        said = CliRunner().invoke(app, [str(scenario), f"--out={tmp_path}", "--attacks=zero", "--json"])
+        assert said.exit_code == 130
+        assert not RobustnessResults.model_validate_json(said.stdout).cells
+
+    def test_damaged_results_are_run_again(
+        self, grid: tuple[Path, RobustnessResults], scenario: Path
+    ) -> None:
+        folder, results = grid
+        damaged = folder / "none_mean" / "seed-0" / "results.json"
+        damaged.write_bytes(damaged.read_bytes()[:100])
+        assert run(scenario, folder) == results
 
 
 class TestTable:
@@ -173,13 +199,38 @@ class TestTable:
 class TestMeans:
     def test_are_over_the_seeds_that_a_cell_has(self) -> None:
         runs = [
-            RobustnessRun(seed=seed, accuracy=accuracy, attack_success=success, void=0)
-            for seed, accuracy, success in ((0, 0.5, 0.1), (1, 0.7, 0.3))
+            RobustnessRun(
+                seed=seed, accuracy=accuracy, attack_success=success, attack_turned=0.0, void=void, noise=None
+            )
+            for seed, accuracy, success, void in ((0, 0.5, 0.1, 0), (1, 0.7, 0.3, 3))
         ]
         cell = RobustnessCell.of("backdoor", "mean", runs, {0: 0.6, 1: 0.9, 2: 0.1})
         assert cell.accuracy == pytest.approx(0.6)
         assert cell.points_lost == pytest.approx(100 * fmean((0.1, 0.2)))
         assert cell.attack_success == pytest.approx(0.2)
+        assert cell.void == 1.5
+
+
+class TestRulesThatCanWork:
+    def test_usual_rules_are_those_that_can(self, scenario: Path) -> None:
+        without = load_scenario(str(scenario))
+        clips = load_scenario(str(scenario), ["data.validation=1"])
+        few = load_scenario(str(scenario), ["rounds.cohort=4", "aggregation.attackers=0.3"])
+        assert {"krum", "multi-krum", "default"} <= {*usual_rules(without)}
+        assert "trust" not in usual_rules(without)
+        assert "trust" in usual_rules(clips)
+        assert not {"krum", "multi-krum"} & {*usual_rules(few)}
+
+    def test_one_that_cannot_is_refused_before_the_first_run(self, scenario: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="FA-6041"):
+            measure(load_scenario(str(scenario)), ["none"], ["mean", "trust"], [0], tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_the_share_is_the_scenarios_unless_it_is_given(self, scenario: Path, tmp_path: Path) -> None:
+        poisoned = tmp_path / "poisoned.toml"
+        poisoned.write_text(TINY.replace("share = 0.2", 'kind = "zero"\nshare = 0.4'))
+        assert run(poisoned, tmp_path / "own", "--attacks=none", "--rules=mean").share == 0.4
+        assert run(poisoned, tmp_path / "given", "--attacks=none", "--rules=mean", "--share=0.3").share == 0.3
 
 
 class TestNames:
@@ -215,6 +266,10 @@ class TestNames:
     def test_an_unknown_rule_is_refused(self, name: str) -> None:
         with pytest.raises(SimulationError, match="FA-9203"):
             choose_rule(name, Aggregation())
+
+    def test_a_strength_that_is_none_is_named(self) -> None:
+        with pytest.raises(SimulationError, match="'abc' is no strength of the attack sign-flip"):
+            choose_attack("sign-flip=abc", AttackChoice())
 
     def test_the_nearest_name_is_offered(self) -> None:
         with pytest.raises(SimulationError, match="'sign-flip'"):

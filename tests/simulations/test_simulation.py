@@ -8,14 +8,14 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from common.errors import ConfigError, SimulationError
 from common.privacy.accounting import epsilon_of
-from common.protocol.plan import AlgorithmName
+from common.protocol.algorithms import AlgorithmName
 from simulations.checkpoint import Checkpoint
 from simulations.conclusion import conclude, flattened
 from simulations.scenario import AttackName, Scenario
-from tests.simulations.made_pool import digest, quick, started
+from tests.simulations.made_pool import PLAIN_MEAN, SCAFFOLD, SGD, digest, quick, started
 
-SGD = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.05}
 PRIVATE = {"noise_multiplier": 1.0, "delta": 1e-3}
 EVERYBODY = 6
 
@@ -27,10 +27,18 @@ def rounds(scenario: Scenario, folder: Path, cache: Path, count: int = 2, **how:
     return at
 
 
+def _leaving(folder: Path, count: int) -> dict[str, object]:
+    """One device is late, so a round lasts until 600 s; by then `count` of all six have gone."""
+    stay = [f"{device},0,{300 if device < count else 1e6}" for device in range(EVERYBODY)]
+    path = folder / "trace.csv"
+    path.write_text("\n".join(["device,start,end", *stay, "nobody,0,1e6"]))
+    return {"trace": path, "stragglers": 0.17, "straggler_factor": 1e4, "seconds_per_clip": 1.0}
+
+
 class TestRounds:
     @pytest.mark.parametrize("name", get_args(AlgorithmName))
     def test_every_algorithm_learns(self, name: str, small: Scenario, tmp_path: Path, cache: Path) -> None:
-        scenario = quick(small, recipe={"algorithm": name, **SGD})
+        scenario = quick(small, recipe=SGD | {"algorithm": name}, aggregation=PLAIN_MEAN)
         simulation, _, start = started(scenario, tmp_path, cache)
         first = simulation.after(start)
         second = simulation.after(first)
@@ -43,9 +51,7 @@ class TestRounds:
         assert all((device.correct_shared is not None) == personal for device in devices)
 
     def test_the_order_of_answers_changes_nothing(self, small: Scenario, tmp_path: Path, cache: Path) -> None:
-        scenario = quick(
-            small, attack={"kind": "alie", "share": 0.3}, recipe={"algorithm": "scaffold", **SGD}
-        )
+        scenario = quick(small, attack={"kind": "alie", "share": 0.3}, **SCAFFOLD)
         ends = [
             rounds(scenario, tmp_path / str(seed), cache, rng=np.random.default_rng(seed))
             for seed in range(3)
@@ -74,6 +80,60 @@ class TestRounds:
         assert losses[0] == at.facts.initial.loss
         assert losses[1] == losses[2] != losses[3]
         assert losses[4] != losses[3]
+
+    def test_the_last_version_is_tested_whatever_comes_after_it(
+        self, small: Scenario, tmp_path: Path, cache: Path
+    ) -> None:
+        """Round 1 makes a version and is not tested; round 2, the last, is void."""
+        scenario = quick(
+            small,
+            evaluate_every=5,
+            number_of_rounds=2,
+            attack={"kind": "backdoor", "share": 0.2},
+            behaviour=_leaving(tmp_path, 6),
+            rounds={"min_devices": 6, "wait_seconds": 100.0, "evaluate": False},
+        )
+        simulation, _, start = started(scenario, tmp_path, cache)
+        first = simulation.after(start)
+        assert (first.rounds[0].void, first.facts.tested) == (None, start.facts.initial)
+        expected = simulation.judge.test(first.weights)
+        for at in (first, simulation.after(first)):
+            results = conclude(simulation, at, interrupted=True)
+            assert results.final.accuracy_unseen == expected.accuracy
+            assert results.attack_success == expected.attack_success is not None
+        assert (at.rounds[1].void, at.rounds[1].loss) == ("FA-5001", expected.loss)
+        assert at.rounds[1].accuracy_devices is None
+
+    def test_attackers_who_are_nobody(self, small: Scenario, tmp_path: Path, cache: Path) -> None:
+        scenario = quick(small, attack={"kind": "alie", "share": 0.08})
+        with pytest.raises(SimulationError, match=r"FA-9204.*0\.083"):
+            started(scenario, tmp_path, cache)
+
+    def test_a_rule_that_can_work_in_no_round(self, small: Scenario, tmp_path: Path, cache: Path) -> None:
+        with pytest.raises(ConfigError, match="FA-6041"):
+            started(quick(small, aggregation={"rule": "trust"}), tmp_path, cache)
+        with pytest.raises(ConfigError, match="FA-6040"):
+            started(quick(small, aggregation={"rule": "krum"}, rounds={"cohort": 2}), tmp_path, cache)
+
+    def test_a_rule_that_has_too_few_this_time(self, small: Scenario, tmp_path: Path, cache: Path) -> None:
+        scenario = quick(
+            small,
+            aggregation={"rule": "krum"},
+            behaviour=_leaving(tmp_path, 4),
+            rounds={"wait_seconds": 30.0},
+        )
+        simulation, _, at = started(scenario, tmp_path, cache)
+        first = simulation.after(at)
+        second = simulation.after(first)
+        assert [held.void for held in second.rounds] == [None, "FA-6040"]
+        assert second.facts.clock == first.facts.clock + 30.0
+
+    def test_how_much_comes_up_is_the_same_on_any_machine(
+        self, small: Scenario, tmp_path: Path, cache: Path
+    ) -> None:
+        ends = [rounds(quick(small), tmp_path / name, cache) for name in ("a", "b")]
+        first, second = ([held.bytes_up for held in at.rounds] for at in ends)
+        assert first == second
 
 
 class TestBehaviour:
@@ -133,9 +193,8 @@ class TestAttacks:
     def test_attackers_change_what_comes_out(
         self, kind: str, small: Scenario, tmp_path: Path, cache: Path
     ) -> None:
-        rule = {"rule": "mean", "mixing": "off", "norm_clipping": 0}
-        honest = rounds(quick(small, aggregation=rule), tmp_path / "honest", cache)
-        scenario = quick(small, aggregation=rule, attack={"kind": kind, "share": 0.4})
+        honest = rounds(quick(small, aggregation=PLAIN_MEAN), tmp_path / "honest", cache)
+        scenario = quick(small, aggregation=PLAIN_MEAN, attack={"kind": kind, "share": 0.4})
         simulation, pool, at = started(scenario, tmp_path / kind, cache)
         at = simulation.after(simulation.after(at))
         assert (digest(at.weights) == digest(honest.weights)) == (kind == "none")

@@ -19,7 +19,8 @@ from common.models.registry import ARCHITECTURES, build_model
 from common.models.weights import get_weights
 from common.privacy.dp_sgd import clipped_sum
 from common.privacy.secure_random import SecureRandom
-from common.protocol.plan import AlgorithmName, Privacy, Recipe
+from common.protocol.algorithms import PERSONAL, AlgorithmName
+from common.protocol.plan import Privacy, Recipe
 from common.protocol.tensors import Weights, schema_of
 from common.task import Task
 from common.training.gradients import smoothed_loss
@@ -29,8 +30,7 @@ from tests.common.algorithms.made_plans import SGD, STILL, but, trainer, work
 MakeToy = Callable[..., FeatureSet]
 MakeModel = Callable[..., AcousticModel]
 
-PERSONAL: tuple[AlgorithmName, ...] = ("fedper", "fedrep")
-personal = pytest.mark.parametrize("algorithm", PERSONAL)
+personal = pytest.mark.parametrize("algorithm", sorted(PERSONAL))
 
 
 def head(weights: Weights) -> Weights:
@@ -44,6 +44,14 @@ def body(weights: Weights) -> Weights:
 def same(first: Weights, second: Weights) -> bool:
     assert first.keys() == second.keys()
     return all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_the_personal_algorithms_are_those_that_are_known_by_name(make_model: MakeModel) -> None:
+    schema = schema_of(get_weights(make_model()))
+    assert {name for name, algorithm in ALGORITHMS.items() if algorithm.personal} == PERSONAL
+    for name, algorithm in ALGORITHMS.items():
+        keeps_parameters = not schema.keys().isdisjoint(algorithm.kept_schema(schema))
+        assert algorithm.personal == keeps_parameters, name
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -78,7 +86,8 @@ def test_devices_with_other_clips_keep_other_heads_and_go_on_from_them(
     weights, recipe = get_weights(make_model()), but(SGD, algorithm=algorithm, epochs=1)
     first, second = (work(task, weights, recipe, make_toy(12, seed=seed)) for seed in (1, 2))
     assert not same(first.kept, second.kept)
-    idle = but(recipe, steps=0)
+    # What no step may move: at a rate of nearly nothing the head is the one it came with.
+    idle = but(recipe, learning_rate=1e-30)
     assert same(work(task, weights, idle, make_toy(12), kept=first.kept).kept, first.kept)
     assert not same(work(task, weights, recipe, make_toy(12, seed=1), kept=first.kept).kept, first.kept)
 
@@ -156,7 +165,7 @@ def test_the_head_learns_first_then_the_body_and_nothing_else_moves(
         assert same(head(before), head(after)) == (step >= 6), step
 
 
-@pytest.mark.parametrize(("steps", "of_the_head"), [(0, 0), (1, 1), (3, 1), (4, 2), (9, 3), (10, 4)])
+@pytest.mark.parametrize(("steps", "of_the_head"), [(2, 1), (3, 1), (4, 2), (9, 3), (10, 4)])
 def test_steps_are_shared_out_as_epochs_are(
     steps: int, of_the_head: int, front_end: BatchFrontEnd, make_toy: MakeToy, make_model: MakeModel
 ) -> None:
@@ -167,6 +176,19 @@ def test_steps_are_shared_out_as_epochs_are(
     path = [*getattr(part, "path", []), get_weights(model)]
     moves = [not same(head(before), head(after)) for before, after in pairwise(path)]
     assert moves == [True] * of_the_head + [False] * (steps - of_the_head)
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_however_long_the_head_should_learn_the_body_has_a_step(
+    steps: int, front_end: BatchFrontEnd, make_toy: MakeToy, make_model: MakeModel
+) -> None:
+    recipe = but(SGD, algorithm="fedrep", head_epochs=1000, epochs=1, steps=steps)
+    model = make_model()
+    part = Watched(model, recipe, get_weights(model), {})
+    train(model, front_end, make_toy(12), recipe, torch.Generator().manual_seed(0), part=part)
+    path = [*part.path, get_weights(model)]
+    moves = [not same(body(before), body(after)) for before, after in pairwise(path)]
+    assert moves == [False] * (steps - 1) + [True]
 
 
 def test_what_fedrep_froze_is_free_again_even_after_a_failure(

@@ -18,7 +18,6 @@ from common.data.features import FeatureSet
 from common.models.acoustic import AcousticModel
 from common.models.registry import ARCHITECTURES, build_model
 from common.models.weights import get_weights, set_weights
-from common.protocol.plan import Recipe
 from common.protocol.tensors import Weights, schema_of
 from common.task import Task
 from tests.common.algorithms.made_plans import SGD, but, work
@@ -186,7 +185,7 @@ def test_what_travels_and_what_stays_is_of_the_stated_shapes(architecture: str, 
     assert not any(name.startswith(CONTROL) for name in schema)
     order = scaffold.order(weights, {})
     assert schema_of(order) == scaffold.order_schema(schema)
-    part = scaffold.part(model, Recipe(algorithm="scaffold", optimizer="sgd", momentum=0), order, {})
+    part = scaffold.part(model, but(SGD, algorithm="scaffold"), order, {})
     answer, kept = part.answer(3)
     assert schema_of(answer) == scaffold.answer_schema(schema)
     assert schema_of(kept) == scaffold.kept_schema(schema)
@@ -194,3 +193,16 @@ def test_what_travels_and_what_stays_is_of_the_stated_shapes(architecture: str, 
     delta, memory = scaffold.conclude(answer, weights, {}, 0.5)
     assert schema_of(delta) == schema
     assert schema_of(scaffold.order(weights, memory)) == scaffold.order_schema(schema)
+
+
+def test_an_answer_that_is_lost_leaves_the_coordinator_away_from_the_mean_for_good() -> None:
+    """As scaffold.py says: the device has saved its control variate, and nobody heard of the change."""
+    made = Quadratics("scaffold", *APART)
+    made.round(range(3))
+    made.work(0, 5)  # lost
+    away = made.control - np.mean([made.own_control(device) for device in range(3)], axis=0)
+    assert np.abs(away).max() > 0.01
+    for _ in range(20):
+        made.round(range(3))
+    mean = np.mean([made.own_control(device) for device in range(3)], axis=0)
+    np.testing.assert_allclose(made.control - mean, away, atol=1e-4)

@@ -28,19 +28,35 @@ from tests.common.security.made_messages import Coordinator
 labels = st.lists(st.from_regex(r"[a-z ]{1,12}", fullmatch=True), min_size=2, max_size=6, unique=True).map(
     tuple
 )
-scaffold = st.builds(Recipe, algorithm=st.just("scaffold"), optimizer=st.just("sgd"), momentum=st.just(0.0))
-recipes = scaffold | st.builds(
+scaffold = st.builds(
     Recipe,
-    algorithm=st.sampled_from(["fedavg", "fedprox", "fedper", "fedrep"]),
+    algorithm=st.just("scaffold"),
+    optimizer=st.just("sgd"),
+    momentum=st.just(0.0),
+    gradient_clip=st.just(0.0),
+)
+fedrep = st.builds(
+    Recipe,
+    algorithm=st.just("fedrep"),
     head_epochs=st.integers(1, 1000),
-    optimizer=st.sampled_from(["sgd", "adamw"]),
-    learning_rate=st.floats(1e-6, 10),
-    batch_size=st.integers(1, 4096),
-    epochs=st.integers(1, 1000),
-    steps=st.none() | st.integers(0, 100_000),
-    proximal=st.floats(0, 100),
-    gradient_clip=st.just(0.0) | st.floats(1e-3, 1e3),
-    augmentation=st.builds(Augmentation, shift_seconds=st.floats(0, 1), time_masks=st.integers(0, 10)),
+    steps=st.none() | st.integers(2, 100_000),
+)
+recipes = (
+    scaffold
+    | fedrep
+    | st.builds(
+        Recipe,
+        algorithm=st.sampled_from(["fedavg", "fedprox", "fedper"]),
+        head_epochs=st.integers(1, 1000),
+        optimizer=st.sampled_from(["sgd", "adamw"]),
+        learning_rate=st.floats(1e-6, 10),
+        batch_size=st.integers(1, 4096),
+        epochs=st.integers(1, 1000),
+        steps=st.none() | st.integers(0, 100_000),
+        proximal=st.floats(0, 100),
+        gradient_clip=st.just(0.0) | st.floats(1e-3, 1e3),
+        augmentation=st.builds(Augmentation, shift_seconds=st.floats(0, 1), time_masks=st.integers(0, 10)),
+    )
 )
 hexadecimal = st.binary(min_size=32, max_size=32).map(bytes.hex)
 plans = st.builds(
@@ -230,10 +246,20 @@ def test_a_recipe_that_could_not_be_sent_cannot_be_made() -> None:
             Recipe.model_validate(wrong)
 
 
-@pytest.mark.parametrize("wrong", [{}, {"optimizer": "adamw", "momentum": 0.0}, {"optimizer": "sgd"}])
+@pytest.mark.parametrize("wrong", [{"optimizer": "adamw"}, {"momentum": 0.9}, {"gradient_clip": 5.0}])
 def test_scaffold_is_refused_without_plain_sgd(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="scaffold needs optimizer = 'sgd' with momentum = 0"):
-        Recipe.model_validate({"algorithm": "scaffold", **wrong})
+    right = {"algorithm": "scaffold", "optimizer": "sgd", "momentum": 0.0, "gradient_clip": 0.0}
+    assert Recipe.model_validate(right).algorithm == "scaffold"
+    with pytest.raises(ValueError, match="scaffold needs optimizer = 'sgd', momentum = 0 and gradient_clip"):
+        Recipe.model_validate(right | wrong)
+
+
+def test_fedrep_needs_a_step_for_the_head_and_one_for_the_body() -> None:
+    assert Recipe(algorithm="fedrep", steps=2).steps == 2
+    assert Recipe(algorithm="fedper", steps=1).steps == 1
+    for steps in (0, 1):
+        with pytest.raises(ValueError, match="fedrep needs 2 steps or more"):
+            Recipe(algorithm="fedrep", steps=steps)
 
 
 @given(st.sampled_from(["fedavg", "fedper", "fedrep"]), st.integers(1, 9), st.integers(1, 9))

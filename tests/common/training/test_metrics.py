@@ -11,6 +11,8 @@ from common.audio.batch import BatchFrontEnd
 from common.data.features import FeatureSet
 from common.errors import TrainingError
 from common.models.acoustic import AcousticModel
+from common.models.registry import build_model
+from common.task import Task
 from common.training import micro_batch
 from common.training.metrics import evaluate
 
@@ -84,3 +86,14 @@ def test_scores_that_are_no_numbers_are_an_error(
             value.fill_(1e30)
     with pytest.raises(TrainingError, match="FA-7004"):
         evaluate(model, front_end, make_toy(5))
+
+
+@pytest.mark.parametrize("architecture", ["tc-stream", "ds-cnn"])
+def test_nothing_to_try_a_model_on(architecture: str, make_toy: MakeToy) -> None:
+    """A device that keeps no clips for it answers all the same."""
+    task = Task(labels=("a", "b", "c"), architecture=architecture)
+    model, data = build_model(task, torch.Generator().manual_seed(0)), make_toy(2)
+    result = evaluate(model, BatchFrontEnd(task.front_end), data.subset(np.arange(0)))
+    assert (result.clips, result.correct, result.loss, result.accuracy) == (0, 0, 0.0, 0.0)
+    assert result.given.shape == (0,)
+    assert not result.confusion.any()

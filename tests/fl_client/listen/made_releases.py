@@ -15,6 +15,7 @@ from common.models.export import export_graph
 from common.models.golden import golden_scores
 from common.models.registry import build_model
 from common.models.weights import get_weights
+from common.protocol.algorithms import AlgorithmName
 from common.protocol.release import Golden, Graph, Release, describe_tensors, digest_of, open_release
 from common.protocol.tensors import Weights, encode_weights
 from common.task import Task, Trigger
@@ -56,6 +57,7 @@ def make_release(
     *,
     coordinator: str = COORDINATOR,
     key: Ed25519PrivateKey = KEY,
+    algorithm: AlgorithmName = "fedavg",
 ) -> Made:
     task = task or make_task()
     model = build_model(task, torch.Generator().manual_seed(version if seed is None else seed)).eval()
@@ -73,6 +75,7 @@ def make_release(
         graph=graph,
         golden=_golden(task, weights),
         coordinator=coordinator,
+        algorithm=algorithm,
     )
     files = sealed(manifest, weights, graph_bytes, key)
     return Made(model, files, open_release(files))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.protocol.tensors import norm
 from fl_server.rules.mean import ExactMean
+from fl_server.rules.norm_clipping import usual_norm
 from fl_server.settings import RuleName
 from tests.fl_server.rules.made_rules import RULES, combine, fold, honest_rows, rule_for, settings_for
 
@@ -51,6 +52,20 @@ def test_in_the_first_round_the_limit_is_that_of_its_own_updates(norms: list[flo
     rows = np.array([[1, 0], [1, 0], [50, 0]], np.float32)
     result = combine(settings_for(clipping=2.0), rows, norms=norms)
     np.testing.assert_allclose(result, [4 / 3, 0], rtol=1e-6)
+
+
+def test_of_two_devices_neither_can_raise_the_limit_alone() -> None:
+    rows = np.array([[1, 0], [50, 0]], np.float32)
+    np.testing.assert_allclose(combine(settings_for(clipping=1.0), rows), [1, 0], rtol=1e-6)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=20))
+def test_the_usual_norm_is_one_that_half_of_the_devices_reach(norms: list[float]) -> None:
+    usual = usual_norm(norms)
+    assert usual in norms
+    assert 2 * sum(norm >= usual for norm in norms) > len(norms)
+    assert 2 * sum(norm <= usual for norm in norms) >= len(norms)
+    assert usual == usual_norm(norms[::-1])
 
 
 def test_where_most_send_nothing_nothing_is_the_limit() -> None:

@@ -154,6 +154,12 @@ def test_the_limit_of_a_later_round_comes_from_the_earlier_ones(rounds: Rounds) 
     assert step[0] == pytest.approx(2 * usual / DEVICES, rel=1e-5)
 
 
+def test_half_of_the_devices_cannot_raise_what_is_remembered(rounds: Rounds) -> None:
+    rows = np.zeros((DEVICES, VALUES), np.float32)
+    rows[:, 0] = [1.0] * 5 + [50.0] * 5
+    assert rounds.hold(settings_for("mean"), rows, Memory()).memory.norms == (1.0,)
+
+
 def test_too_few_answers_make_the_round_void(rounds: Rounds) -> None:
     with pytest.raises(CoordinatorError, match="FA-5114"):
         rounds.hold(settings_for("median"), flipped(4.0)[:4], Memory(), order=[0, 1, 2, 3])

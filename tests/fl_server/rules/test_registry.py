@@ -111,9 +111,27 @@ def test_what_attackers_withhold_does_not_make_them_fewer() -> None:
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "mean"])
 def test_rules_that_compare_heed_no_claim_of_many_clips(rule: RuleName) -> None:
-    rows, chosen = honest_rows(7, 5, 0), settings_for(rule, weighting="clips")
+    rows, chosen = honest_rows(7, 5, 0), settings_for(rule)
     one, many = (fold(rule_for(chosen, rows), rows, weights=[weight] + 6 * [1]) for weight in (1, 1000))
     assert one.tobytes() == many.tobytes()
+    with pytest.raises(ValueError, match="every update counts as one"):
+        settings_for(rule, weighting="clips")
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "cohort", "expected"),
+    [
+        (Aggregation(), 4, True),
+        (Aggregation(), 5, False),
+        (Aggregation(attackers=0), 4, False),
+        (Aggregation(rule="mean", mixing="direction"), 4, True),
+        (Aggregation(rule="mean", mixing="off"), 4, False),
+    ],
+)
+def test_it_is_known_where_a_rule_withstands_nobody(
+    aggregation: Aggregation, cohort: int, expected: bool
+) -> None:
+    assert withstands_nobody(aggregation, cohort) == expected
 
 
 def test_the_rule_trust_needs_clips() -> None:

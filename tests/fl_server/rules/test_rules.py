@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.protocol.tensors import BLOCK
+from fl_server.rules.geometry import direction_distances
 from fl_server.rules.mixing import mix
 from fl_server.rules.rule import Rows
 from fl_server.settings import Mixing, RuleName
@@ -162,3 +163,21 @@ def test_a_step_backwards_of_any_length_finds_few_neighbours_by_direction(seed: 
 def test_a_row_of_zeros_has_no_direction_and_harms_nobody() -> None:
     rows = np.concatenate((honest_rows(4, 6, 0), np.zeros((1, 6), np.float32)))
     assert np.isfinite(mix(rows, 1, "direction")).all()
+
+
+@given(seed=seeds, devices=st.integers(2, 8), silent=st.sets(st.integers(0, 7)))
+def test_a_direction_is_as_far_as_its_angle_and_no_direction_is_at_right_angles(
+    seed: int, devices: int, silent: set[int]
+) -> None:
+    rows = honest_rows(devices, 5, seed)
+    still = [place for place in range(devices) if place in silent]
+    rows[still] = 0
+    distances = direction_distances(rows)
+    for a in range(devices):
+        for b in range(devices):
+            cosine = (
+                0.0
+                if {a, b} & set(still)
+                else rows[a] @ rows[b] / np.prod(np.linalg.norm(rows[[a, b]], axis=1))
+            )
+            assert distances[a, b] == pytest.approx(0.0 if a == b else 2 - 2 * cosine, abs=1e-4)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.algorithms.registry import ALGORITHMS
 from common.errors import CoordinatorError
-from common.protocol.plan import AlgorithmName
+from common.protocol.algorithms import AlgorithmName
 from common.protocol.tensors import schema_of
 from common.training.local import LocalTrainer
 from fl_server.memory import Memory
@@ -50,8 +50,10 @@ def test_where_nobody_is_trusted_there_is_no_result(reference: list[float]) -> N
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_reference_has_the_values_of_an_answer(algorithm: AlgorithmName) -> None:
-    recipe = SGD.model_copy(update={"algorithm": algorithm})
-    settings, base = ServerSettings(task=TASK, recipe=recipe), new_weights()
+    recipe = SGD.model_copy(update={"algorithm": algorithm, "gradient_clip": 0.0})
+    # Scaffold asks for a rule that has no use for a reference; its answers have one all the same.
+    settings = ServerSettings(task=TASK).model_copy(update={"recipe": recipe})
+    base = new_weights()
     row = train_reference(CLIPS, settings, base, Memory(), 3)
     schema = ALGORITHMS[algorithm].answer_schema(schema_of(base))
     assert row.shape == (sum(int(np.prod(shape)) for shape in schema.values()),)
@@ -71,3 +73,13 @@ def test_a_device_with_such_clips_goes_the_same_way() -> None:
     row = np.concatenate([answer[name].ravel() for name in sorted(answer)])
     reference = train_reference(CLIPS, settings, base, Memory(), 3)
     assert row @ reference > 0.3 * np.linalg.norm(row) * np.linalg.norm(reference)
+
+
+@pytest.mark.parametrize("how", ["no clips", "diverges"])
+def test_a_training_that_comes_to_nothing_makes_the_round_void(how: str) -> None:
+    rate = 10.0 if how == "diverges" else 0.05
+    recipe = SGD.model_copy(update={"learning_rate": rate, "epochs": 60, "gradient_clip": 0.0})
+    clips = CLIPS if how == "diverges" else CLIPS.subset(np.arange(0))
+    base = {name: 50 * value for name, value in new_weights().items()}
+    with pytest.raises(CoordinatorError, match="FA-5115"):
+        train_reference(clips, ServerSettings(task=TASK, recipe=recipe), base, Memory(), 3)
