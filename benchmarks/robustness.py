@@ -5,15 +5,15 @@
 
 Updates: a fifth of the devices flip signs, send noise, or do as ALIE and IPM say, each at its usual strength
 and at those that hide best; points lost are against no attack and the plain mean, with the same seeds. The
-goal is at most 5, for the default rule, in each of three worlds: Arabic commands with one or two speakers a device (10),
-and spread evenly over 20 devices, and synthetic words on 20 devices. A fifth of them is a whole number of
-devices. The z of ALIE that its paper gives is 0 for 2 of 10 devices and 0.16 for 4 of 20, so it is run
-with 1.5 too, as byzfl has it.
+goal is at most 5, for the default rule, in each of three worlds, in which a fifth is a whole number: Arabic
+commands by speakers on 10 devices, and spread evenly over 20, and synthetic words on 20. The z that ALIE's
+paper gives is 0 for 2 of 10 devices and 0.16 for 4 of 20, so it is run with 1.5 too, as byzfl has it.
 
 Backdoor: a tenth of the devices teach a sound, with clips spread evenly, boosted to replace the model and
-slowly, unboosted or nearly so (1, 2). The goal is that at most 10 % of the clips obey it in the end and that at most 5 points are
-lost, for a gate that refuses everything would stop any backdoor; so void rounds are counted too. `swept` is a
-sound that the gate tries itself; the gate was made with `chirp` and `click` at hand, and without `whistle`.
+slowly (1, 2). The goal is that at most 10 % of the clips obey it in the end and that at most 5 points are
+lost, for a gate that refuses everything would stop any backdoor; so void rounds are counted too. The gate was
+made with `chirp` at hand and without `whistle`; --full adds `click`, which was at hand too, and `swept`, a
+sound that the gate tries itself.
 
 The model is narrow and clips are not augmented, so that it takes minutes: about twelve on two cores, and
 with --full, which has more rounds and seeds and the backdoor without the gate, hours. The default rule was
@@ -38,9 +38,9 @@ from simulations.scenario import Scenario
 SEEDS_FROM = 100
 """Seeds below it were used to choose settings."""
 
-UPDATES = ("none", "sign-flip", "sign-flip=1", "gaussian", "alie", "alie=1.5", "ipm=10", "ipm=1", "ipm=0.5")
+UPDATES = ("none", "sign-flip", "gaussian", "alie", "alie=1.5", "ipm=10", "ipm=1", "ipm=0.5")
 BOOSTS = ("backdoor", "backdoor=1", "backdoor=2")
-TRIGGERS = ("chirp", "click", "whistle", "swept")
+TRIGGERS = ("chirp", "whistle", "click", "swept")
 LOST_GOAL, SUCCESS_GOAL = 5.0, 0.1
 
 NO_GATE = GateRules(accuracy_drop=0, label_drop=0, trigger_success=0, step=0)
@@ -81,7 +81,7 @@ def worlds(data: Path) -> Iterator[Scenario]:
 
 
 def backdoored(data: Path, full: bool) -> Iterator[Scenario]:
-    """Each trigger with the gate, and if `full` without; the coordinator has clips of two speakers for it."""
+    """Triggers with the gate, and if `full` all of them, also without; the coordinator has clips for it."""
     fleet: dict[str, object] = {
         "data": {"voices": 28, "takes": 4, "unseen": 8, "validation": 4},
         "population": {"devices": 20, "partition": "iid"},
@@ -89,7 +89,7 @@ def backdoored(data: Path, full: bool) -> Iterator[Scenario]:
     if data.is_dir():
         arabic = next(iter(worlds(data))).data
         fleet["data"] = arabic.model_copy(update={"validation": 2})
-    for trigger in TRIGGERS:
+    for trigger in TRIGGERS if full else TRIGGERS[:2]:
         attack = {"kind": "backdoor", "trigger": trigger, "share": 0.1}
         for gate, rules in (("gate", GateRules()), ("open", NO_GATE))[: 1 + full]:
             name = f"{trigger}-{gate}"

@@ -57,7 +57,8 @@ def _keys_of_type(annotation: object) -> Iterator[str]:
 def test_every_setting_is_listed(model: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     missing = {key for key in keys(model) if f"`{key}`" not in text and f".{key}]" not in text}
-    assert not missing - {"task", "rounds", "recipe", "privacy", "optimizer", "aggregation", "gate", "devices", "releases"}
+    tables = {"task", "rounds", "recipe", "privacy", "optimizer", "aggregation", "gate", "devices"}
+    assert not missing - tables - {"releases"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])

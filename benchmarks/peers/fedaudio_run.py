@@ -27,11 +27,11 @@ from benchmarks.peers.experiment import (
 from common.models.weights import set_weights
 from common.protocol.plan import Augmentation, Recipe
 from common.results import Speakers
-from fl_server.settings import Aggregation, RoundSettings
+from fl_server.settings import Aggregation
 from simulations.checkpoint import RunFolder
 from simulations.pool import ProcessPool
 from simulations.population import RECORD, WorldRecord
-from simulations.scenario import Scenario, TaskChoice
+from simulations.scenario import Scenario, SimulatedRounds, TaskChoice
 from simulations.simulation import Simulation
 from simulations.world import open_world
 
@@ -60,7 +60,7 @@ def scenario_of(experiment: Experiment) -> Scenario:
         number_of_rounds=experiment.rounds + 1,
         evaluate_every=experiment.rounds + 1,
         task=TaskChoice(width=TASK.width),
-        rounds=RoundSettings(cohort=experiment.cohort, evaluate=False, holdout=0.0),
+        rounds=SimulatedRounds(cohort=experiment.cohort, evaluate=False, holdout=0.0),
         recipe=recipe_of(experiment),
         aggregation=Aggregation(rule="mean", mixing="off", norm_clipping=0),
     )

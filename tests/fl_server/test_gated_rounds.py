@@ -240,11 +240,10 @@ def publish(house: House, weights: Weights) -> None:
 def test_a_reference_that_comes_to_nothing_costs_rounds_and_not_the_order_at_once(
     tmp_path: Path, clips: Path
 ) -> None:
-    other = TASK.model_copy(update={"labels": ("left", "right")})
-    house = House(
-        tmp_path, task=other, validation=str(clips), aggregation={"rule": "trust"}, gate={"step": 0}
-    )
-    house.coordinator._take_orders(house.fleet(), SmallFront(), Brief())  # type: ignore[arg-type]
+    # Each step multiplies the weights by -9.
+    changes = {"optimizer": "sgd", "learning_rate": 10.0, "weight_decay": 1.0, "epochs": 20}
+    runaway = PLAIN.model_copy(update=changes)
+    house = House(tmp_path, validation=str(clips), aggregation={"rule": "trust"}, recipe=runaway)
     house.registry.place_order(1)
     house.coordinator._take_orders(house.fleet(), SmallFront(), Brief())  # type: ignore[arg-type]
     assert [(row.state, row.code) for row in house.registry.rounds()] == [("void", "FA-5115")] * TRIES

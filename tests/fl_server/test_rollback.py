@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import CoordinatorError
+from common.protocol.plan import Recipe
 from common.protocol.release import WEIGHTS, Metrics, load_release
 from common.protocol.signed_release import verify_release
 from fl_server import evidence
@@ -20,6 +21,7 @@ from fl_server.keyring import ServerKeys, release_keys_ever
 from fl_server.registry import Model, Registry
 from fl_server.releases import release_folder, stages, version_for
 from fl_server.settings import ReleaseRules, ServerSettings
+from fl_server.versions import Versions
 from fl_server.witnesses import check_releases
 from tests.fl_server.made_versions import (
     SETTINGS,

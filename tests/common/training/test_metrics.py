@@ -89,11 +89,13 @@ def test_scores_that_are_no_numbers_are_an_error(
 
 
 @pytest.mark.parametrize("architecture", ["tc-stream", "ds-cnn"])
-def test_nothing_to_try_a_model_on(architecture: str, make_toy: MakeToy) -> None:
+def test_nothing_to_try_a_model_on(
+    architecture: str, task: Task, front_end: BatchFrontEnd, make_toy: MakeToy
+) -> None:
     """A device that keeps no clips for it answers all the same."""
-    task = Task(labels=("a", "b", "c"), architecture=architecture)
-    model, data = build_model(task, torch.Generator().manual_seed(0)), make_toy(2)
-    result = evaluate(model, BatchFrontEnd(task.front_end), data.subset(np.arange(0)))
+    task = task.model_copy(update={"architecture": architecture})
+    model = build_model(task, torch.Generator().manual_seed(0))
+    result = evaluate(model, front_end, make_toy(2).subset(np.arange(0)))
     assert (result.clips, result.correct, result.loss, result.accuracy) == (0, 0, 0.0, 0.0)
     assert result.given.shape == (0,)
     assert not result.confusion.any()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.errors import ConfigError, CoordinatorError
 from common.protocol.tensors import norm
 from common.task import Task
-from fl_server.rules.registry import attackers_among, make_rule
+from fl_server.rules.registry import attackers_among, make_rule, withstands_nobody
 from fl_server.settings import Aggregation, RuleName, ServerSettings
 from tests.fl_server.rules.made_rules import RULES, combine, fold, honest_rows, rule_for, settings_for
 

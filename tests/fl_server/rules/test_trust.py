@@ -77,9 +77,9 @@ def test_a_device_with_such_clips_goes_the_same_way() -> None:
 
 @pytest.mark.parametrize("how", ["no clips", "diverges"])
 def test_a_training_that_comes_to_nothing_makes_the_round_void(how: str) -> None:
-    rate = 10.0 if how == "diverges" else 0.05
-    recipe = SGD.model_copy(update={"learning_rate": rate, "epochs": 60, "gradient_clip": 0.0})
-    clips = CLIPS if how == "diverges" else CLIPS.subset(np.arange(0))
-    base = {name: 50 * value for name, value in new_weights().items()}
+    # Each step multiplies the weights by -9.
+    runaway = SGD.model_copy(update={"learning_rate": 10.0, "weight_decay": 1.0, "epochs": 60})
+    clips, recipe = (CLIPS, runaway) if how == "diverges" else (CLIPS.subset(np.arange(0)), SGD)
+    base = new_weights()
     with pytest.raises(CoordinatorError, match="FA-5115"):
         train_reference(clips, ServerSettings(task=TASK, recipe=recipe), base, Memory(), 3)
