@@ -61,11 +61,11 @@ def test_every_setting_is_listed(model: type[BaseModel]) -> None:
     assert not missing - tables - {"releases"}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/simulations.md"])
 def test_every_command_named_exists(page: str) -> None:
     commands = typer.main.get_command(app)
     named = re.findall(
-        r"\bfedaudio ((?:server|client|demo)(?: [a-z]+)*)((?: --[a-z-]+)*)", (ROOT / page).read_text()
+        r"\bfedaudio ((?:server|client|simulate|demo)(?: [a-z]+)*)((?: --[a-z-]+)*)", (ROOT / page).read_text()
     )
     assert len(named) > 5
     for words, options in named:

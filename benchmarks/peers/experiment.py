@@ -102,7 +102,7 @@ def _recordings(
     features = np.empty((devices, clips, FRAMES, BANDS), np.float32)
     for device in range(devices):
         response = random.normal(0, 0.5, BANDS)
-        noise = random.normal(0, 2.0, (clips, FRAMES, BANDS))
+        noise = random.normal(0, 1.0, (clips, FRAMES, BANDS))
         moved = [np.roll(words[label], random.integers(-20, 21), axis=0) for label in labels[device]]
         features[device] = np.stack(moved) + response + noise
     return features, labels
