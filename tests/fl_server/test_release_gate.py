@@ -173,8 +173,8 @@ class TestTriggers:
         unseen = made_clips(90, seed=4, extra=trigger)
         assert (validation.evaluate(candidate, unseen).given == target).mean() > 0.7
         with pytest.raises(CoordinatorError, match=f"FA-5112.*{TASK.labels[target]}"):
-            gate(step=None).check(candidate, good(), NO_MEMORY)
-        assert refused(gate(step=None, trigger_success=None), candidate, good()) == ""
+            gate(step=0).check(candidate, good(), NO_MEMORY)
+        assert refused(gate(step=0, trigger_success=0), candidate, good()) == ""
 
     def test_a_base_that_any_sound_confuses_is_no_reason_to_refuse(self) -> None:
         base = backdoored(self.chirp(), 0)
