@@ -58,14 +58,15 @@ def test_every_setting_is_listed(model: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     missing = {key for key in keys(model) if f"`{key}`" not in text and f".{key}]" not in text}
     tables = {"task", "rounds", "recipe", "privacy", "optimizer", "aggregation", "gate", "devices"}
-    assert not missing - tables - {"releases"}
+    assert not missing - {*tables, "releases"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/simulations.md"])
 def test_every_command_named_exists(page: str) -> None:
     commands = typer.main.get_command(app)
     named = re.findall(
-        r"\bfedaudio ((?:server|client|simulate|demo)(?: [a-z]+)*)((?: --[a-z-]+)*)", (ROOT / page).read_text()
+        r"\bfedaudio ((?:server|client|simulate|demo)(?: [a-z]+)*)((?: --[a-z-]+)*)",
+        (ROOT / page).read_text(),
     )
     assert len(named) > 5
     for words, options in named:
