@@ -10,20 +10,20 @@ import pytest
 
 import fedaudio
 from common.data.synthetic.corpus import make_corpus
-from common.results import Results
+from common.results import DemoResults
 from tests.processes import run_cli
 
 ROUNDS = 2
 
 
-def run_demo(out: Path, *arguments: str) -> Results:
+def run_demo(out: Path, *arguments: str) -> DemoResults:
     """Run `fedaudio demo` and keep what it prints in printed.json."""
     done = run_cli("demo", "--out", str(out), "--json", *arguments, patience=280)
     # Whether so few rounds already helped is the status, 0 or 1; anything else is a failure.
     assert done.returncode in {0, 1}, done.stderr
     assert "Traceback" not in done.stderr
     (out / "printed.json").write_text(done.stdout)
-    return Results.model_validate_json((out / "results.json").read_bytes())
+    return DemoResults.model_validate_json((out / "results.json").read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +36,16 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def results(out: Path) -> Results:
-    return Results.model_validate_json((out / "results.json").read_bytes())
+def results(out: Path) -> DemoResults:
+    return DemoResults.model_validate_json((out / "results.json").read_bytes())
 
 
-def test_the_printed_results_are_those_in_the_file(out: Path, results: Results) -> None:
-    assert Results.model_validate_json((out / "printed.json").read_bytes()) == results
-    assert set(json.loads((out / "results.json").read_bytes())) == set(Results.model_fields)
+def test_the_printed_results_are_those_in_the_file(out: Path, results: DemoResults) -> None:
+    assert DemoResults.model_validate_json((out / "printed.json").read_bytes()) == results
+    assert set(json.loads((out / "results.json").read_bytes())) == set(DemoResults.model_fields)
 
 
-def test_every_round_was_held_by_everybody(results: Results) -> None:
+def test_every_round_was_held_by_everybody(results: DemoResults) -> None:
     assert [row.round for row in results.rounds] == list(range(1, ROUNDS + 1))
     assert [row.version for row in results.rounds] == list(range(1, ROUNDS + 1))
     for row in results.rounds:
@@ -58,7 +58,7 @@ def test_every_round_was_held_by_everybody(results: Results) -> None:
     assert results.rounds[-1].loss < 5
 
 
-def test_nobody_who_judges_was_learned_from(results: Results) -> None:
+def test_nobody_who_judges_was_learned_from(results: DemoResults) -> None:
     train, validation, unseen = map(
         set, (results.speakers.train, results.speakers.validation, results.speakers.unseen)
     )
@@ -68,7 +68,7 @@ def test_nobody_who_judges_was_learned_from(results: Results) -> None:
     assert not unseen & (train | validation)
 
 
-def test_listening_lost_nothing_at_any_swap(results: Results) -> None:
+def test_listening_lost_nothing_at_any_swap(results: DemoResults) -> None:
     listening = results.listening
     assert listening.hops > 100
     assert (listening.dropped, listening.doubled) == (0, 0)
@@ -76,7 +76,7 @@ def test_listening_lost_nothing_at_any_swap(results: Results) -> None:
     assert 0 <= listening.max_gap_seconds < 0.5
 
 
-def test_without_dp_no_privacy_is_claimed(results: Results) -> None:
+def test_without_dp_no_privacy_is_claimed(results: DemoResults) -> None:
     assert results.final.epsilon is None
     assert results.config["dp"] is False
 
