@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from common.algorithms.registry import ALGORITHMS
 from common.protocol.answer import Answer, decode_answer
 from common.protocol.plan import Recipe
-from common.protocol.tensors import schema_of
 from common.results import Final, Initial
 from simulations.checkpoint import Checkpoint
 from simulations.federation import draft_exchange
@@ -88,7 +87,7 @@ def _devices(simulation: Simulation, at: Checkpoint) -> tuple[DeviceResult, ...]
         return ()
     population, recipe = simulation.world.population, simulation.settings.recipe
     own, shared = _tried(simulation, at, recipe), {}
-    if _is_personal(simulation):
+    if ALGORITHMS[recipe.algorithm].personal:
         # The plain algorithm passes over what a device has of its own.
         shared = _tried(simulation, at, recipe.model_copy(update={"algorithm": "fedavg"}))
     return tuple(
@@ -101,13 +100,6 @@ def _devices(simulation: Simulation, at: Checkpoint) -> tuple[DeviceResult, ...]
         )
         for device, (clips, correct) in sorted(own.items())
     )
-
-
-def _is_personal(simulation: Simulation) -> bool:
-    """Whether devices keep versions of their own of some parameters."""
-    algorithm = ALGORITHMS[simulation.settings.recipe.algorithm]
-    schema = schema_of(simulation.untrained)
-    return not schema.keys().isdisjoint(algorithm.kept_schema(schema))
 
 
 def _tried(simulation: Simulation, at: Checkpoint, recipe: Recipe) -> dict[int, tuple[int, int]]:
