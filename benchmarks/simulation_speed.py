@@ -6,9 +6,11 @@ training.
 
 All train the very same module from the same weights on the same clips (40 x 98 features, 20 clips a device,
 21,652 parameters), one epoch of plain SGD in batches of 10, and take the plain mean; one thread a process.
-They draw their cohorts themselves, so accuracies after as many rounds agree but for chance. They take turns;
-a rate is of the median round after the first. pfl-research runs in an environment of its own under DIR, which
-is made if it is not there, with the same version of torch; who cannot be had is left out, with the reason.
+All train the same devices in a round; each shuffles a device's clips for itself or not at all, so accuracies
+after as many rounds agree but for little. They take turns; a rate is of the median round after the first.
+"pfl-plain" is pfl with the same network written with torch's own layers, as by one who has not our module.
+pfl-research runs in an environment of its own under DIR, which is made if it is not there, with the same
+version of torch; who cannot be had is left out, with the reason.
 
 The share is of a device's work, from the order to the bytes of its answer, against a bare loop over batches
 that are ready as tensors; with the default augmentation too, which makes its features anew each time.
@@ -29,13 +31,15 @@ import time
 import venv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.peers.experiment import Experiment
 from benchmarks.peers.share import share_of_round
+from fl_server.rounds import draw_cohort
 
 ROOT = Path(__file__).resolve().parent.parent
-GOALS = {"pfl": 1.3, "flower": 4.0}
+GOALS = {"pfl": 1.3, "pfl-plain": 1.3, "flower": 4.0}
 SHARE_GOAL = 0.05
 PATIENCE_SECONDS = 1800.0
 
@@ -76,14 +80,14 @@ def run_flower(folder: Path, options: argparse.Namespace) -> Run:
     return _read(_start([sys.executable], "flower_run", folder, options.workers, settings))
 
 
-def run_pfl(folder: Path, options: argparse.Namespace) -> Run:
+def run_pfl(folder: Path, options: argparse.Namespace, model: str = "ours") -> Run:
     """pfl-research's simulation with as many processes, which find each other as its documentation says."""
     python = pfl_python(options.environments)
     addresses = ",".join(f"localhost:{_free_port()}" for _ in range(options.workers))
     processes = []
     for rank in range(options.workers):
         settings = {"PFL_WORKER_ADDRESSES": addresses, "PFL_WORKER_RANK": str(rank)}
-        processes.append(_start([str(python), "-W", "ignore"], "pfl_run", folder, options.workers, settings))
+        processes.append(_start([str(python), "-W", "ignore"], "pfl_run", folder, model, settings))
     runs = [process.communicate(timeout=PATIENCE_SECONDS) for process in processes]
     return _outcome(processes[0].returncode, *runs[0])
 
@@ -91,6 +95,7 @@ def run_pfl(folder: Path, options: argparse.Namespace) -> Run:
 RUNNERS: Mapping[str, Callable[[Path, argparse.Namespace], Run]] = {
     "fedaudio": run_fedaudio,
     "pfl": run_pfl,
+    "pfl-plain": partial(run_pfl, model="plain"),
     "flower": run_flower,
 }
 
@@ -115,10 +120,10 @@ def pfl_python(environments: Path) -> Path:
 
 
 def _start(
-    python: Sequence[str], name: str, folder: Path, workers: int, settings: Mapping[str, str] | None = None
+    python: Sequence[str], name: str, folder: Path, last: object, settings: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*python, "-m", f"benchmarks.peers.{name}", str(folder), str(time.time()), str(workers)],
+        [*python, "-m", f"benchmarks.peers.{name}", str(folder), str(time.time()), str(last)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -153,13 +158,20 @@ def compare(options: argparse.Namespace) -> dict[str, list[Run]]:
         for name in list(runs):
             with tempfile.TemporaryDirectory() as folder:
                 experiment = Experiment(options.devices, cohort=options.cohort, rounds=options.rounds)
-                experiment.save(Path(folder))
+                experiment.save(Path(folder), cohorts_of(experiment))
                 try:
                     runs[name].append(RUNNERS[name](Path(folder), options))
                 except NotHereError as reason:
                     print(f"{name} is left out: {reason}")
                     del runs[name]
     return runs
+
+
+def cohorts_of(experiment: Experiment) -> list[list[int]]:
+    """The devices our engine will draw for each round."""
+    online = dict.fromkeys(range(experiment.devices), "")
+    rounds = range(1, experiment.rounds + 1)
+    return [list(draw_cohort(online, experiment.cohort, experiment.seed, number)) for number in rounds]
 
 
 def report(runs: Mapping[str, Sequence[Run]], cohort: int) -> list[dict[str, object]]:

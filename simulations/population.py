@@ -148,10 +148,12 @@ class StoredPopulation:
         return replace(heard, energies=energies)
 
     def stretches(self, device: int) -> list[tuple[int, int]]:
-        """First window and number of windows of each of its clips, as they lie in the files."""
+        """Where its windows lie in the files: first and length of each stretch of neighbours."""
         clips = self._clips_of(device)
         first, counts = self.recordings.first[clips], self.recordings.windows(clips)
-        return list(zip(first.tolist(), counts.tolist(), strict=True))
+        begins = np.flatnonzero(np.append(len(clips) > 0, first[1:] != first[:-1] + counts[:-1]))
+        lengths = np.add.reduceat(counts, begins) if len(clips) else counts
+        return list(zip(first[begins].tolist(), lengths.tolist(), strict=True))
 
     def held_out(self, device: int) -> list[int]:
         held: list[int] = np.flatnonzero(self._held[self._clips_of(device)]).tolist()

@@ -44,13 +44,24 @@ class Recordings:
         return counts
 
     def of(self, clips: Numbers) -> FeatureSet:
-        """The windows of `clips`, in that order and numbered so (`clip_index`), copied into memory."""
+        """The windows of `clips`, in that order and numbered so (`clip_index`).
+
+        Where they lie one after the other they are not copied but read as they are used, and read-only.
+        """
         counts = self.windows(clips)
         clip_index = np.repeat(np.arange(len(clips)), counts)
-        within = np.arange(len(clip_index)) - np.repeat(np.cumsum(counts) - counts, counts)
-        windows = np.repeat(self.first[clips], counts) + within
+        windows = self._places(clips, counts)
         features = None if self.features is None else self.features[windows]
         return FeatureSet(self.energies[windows], self.labels[windows], clip_index, features=features)
+
+    def _places(self, clips: Numbers, counts: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+        """The windows of `clips`, each of which has `counts`."""
+        starts = self.first[clips]
+        if len(clips) and np.array_equal(starts[1:], self.first[clips[:-1] + 1]):
+            return slice(int(starts[0]), int(starts[0] + counts.sum()))
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        places: NDArray[np.int64] = np.repeat(starts, counts) + within
+        return places
 
 
 def with_features(data: FeatureSet, task: Task) -> FeatureSet:

@@ -6,17 +6,21 @@ Needs numpy, torch and pydantic only, so that it can be read in the peers' own e
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.models.acoustic import AcousticModel
 from common.models.registry import build_model
+from common.models.tc_stream import KERNEL, Block, TcStream
 from common.task import Task
 
 FRAMES, BANDS = 98, 40
@@ -41,9 +45,14 @@ class Experiment:
     learning_rate: float = 0.1
     seed: int = 0
 
-    def save(self, folder: Path) -> None:
-        """Write the experiment and its data into `folder`, for the processes that take part."""
+    def save(self, folder: Path, cohorts: Sequence[Sequence[int]] = ()) -> None:
+        """Write the experiment and its data into `folder`, for the processes that take part.
+
+        Args:
+            cohorts: the devices that train in each round.
+        """
         (folder / "experiment.json").write_text(json.dumps(asdict(self)))
+        np.save(folder / "cohorts.npy", np.array(cohorts, np.int64))
         random = np.random.default_rng(self.seed)
         words = _words(random)
         for name, devices, clips in (("train", self.devices, self.clips), ("test", TESTED // 20, 20)):
@@ -63,9 +72,48 @@ def load_clips(folder: Path, name: str) -> tuple[Floats, Labels]:
     return features, np.load(folder / f"{name}.labels.npy")
 
 
+def load_cohorts(folder: Path) -> list[list[int]]:
+    """The devices that train in each round, as they were given to `Experiment.save`."""
+    cohorts: list[list[int]] = np.load(folder / "cohorts.npy").tolist()
+    return cohorts
+
+
 def fresh_model() -> AcousticModel:
     """The model that all start from."""
     return build_model(TASK, torch.Generator().manual_seed(0))
+
+
+def plain_model() -> nn.Module:
+    """The same network from the same weights, written with torch's own layers as one would at first."""
+    ours = fresh_model()
+    assert isinstance(ours, TcStream)
+    return _Plain(ours)
+
+
+class _Plain(nn.Module):
+    def __init__(self, ours: TcStream) -> None:
+        super().__init__()
+        self.dilations = [block.dilation for block in ours.blocks]
+        self.depthwise = nn.ModuleList(_conv(block) for block in ours.blocks)
+        self.pointwise = nn.ModuleList(block.pointwise for block in ours.blocks)
+        self.norms = nn.ModuleList(block.norm for block in ours.blocks)
+        self.mix, self.norm, self.classify = ours.mix, ours.norm, ours.classify
+
+    def forward(self, frames: Tensor) -> Tensor:
+        layers = zip(self.dilations, self.depthwise, self.pointwise, self.norms, strict=True)
+        for dilation, depthwise, pointwise, norm in layers:
+            padded = F.pad(frames.transpose(1, 2), ((KERNEL - 1) * dilation, 0))
+            mixed = norm(pointwise(depthwise(padded).transpose(1, 2)))
+            frames = F.relu(mixed + frames if mixed.shape == frames.shape else mixed)
+        scores: Tensor = self.classify(F.relu(self.norm(self.mix(frames)) + frames))
+        return scores.logsumexp(dim=1) - math.log(scores.shape[1])
+
+
+def _conv(block: Block) -> nn.Conv1d:
+    channels = len(block.depthwise.weight)
+    conv = nn.Conv1d(channels, channels, KERNEL, dilation=block.dilation, groups=channels, bias=False)
+    conv.weight = nn.Parameter(block.depthwise.weight.detach().squeeze(3))
+    return conv
 
 
 @torch.no_grad()
@@ -90,7 +138,7 @@ def outcome(begin: float, ends: list[float], score: float) -> str:
 def _words(random: np.random.Generator) -> Floats:
     """One smooth pattern (frames, bands) for each label."""
     coarse = torch.from_numpy(random.standard_normal((len(TASK.labels), 1, 8, 8)).astype(np.float32))
-    smooth: Tensor = nn.functional.interpolate(coarse, (FRAMES, BANDS), mode="bicubic")
+    smooth: Tensor = F.interpolate(coarse, (FRAMES, BANDS), mode="bicubic")
     return smooth.squeeze(1).numpy()
 
 

@@ -34,7 +34,7 @@ def train(message: Message, context: Context) -> Message:
     """One epoch on the device's clips."""
     torch.set_num_threads(1)
     experiment = load_experiment(Path(os.environ[FOLDER]))
-    device = int(context.node_config["partition-id"])
+    device = int(message.content["config"]["device"])
     features, labels = (torch.from_numpy(np.array(values[device])) for values in clips())
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=experiment.learning_rate)

@@ -10,19 +10,28 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from benchmarks.peers.experiment import accuracy, fresh_model, load_experiment, outcome
+from benchmarks.peers.experiment import accuracy, fresh_model, load_cohorts, load_experiment, outcome
 from benchmarks.peers.flower_app import app as client_app
 
 
 class Watched(FedAvg):
-    """FedAvg that notes when each round is over."""
+    """FedAvg that notes when each round is over, on the cohorts of the experiment."""
 
     ends: list[float]
+    cohorts: list[list[int]]
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        drawn = super().configure_train(server_round, arrays, config, grid)
+        for message, device in zip(drawn, self.cohorts[server_round - 1], strict=True):
+            content = RecordDict({"arrays": arrays, "config": ConfigRecord({"device": device})})
+            yield Message(content, dst_node_id=message.metadata.dst_node_id, message_type=MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -45,7 +54,7 @@ def main() -> None:
             min_train_nodes=experiment.cohort,
             min_available_nodes=experiment.devices,
         )
-        strategy.ends = []
+        strategy.ends, strategy.cohorts = [], load_cohorts(folder)
         model = fresh_model()
         result = strategy.start(
             grid,

@@ -1,6 +1,6 @@
 """pfl-research on the experiment, as its own benchmarks do it. One of several processes.
 
-    PFL_WORKER_ADDRESSES=... PFL_WORKER_RANK=... python -m benchmarks.peers.pfl_run FOLDER BEGIN
+    PFL_WORKER_ADDRESSES=... PFL_WORKER_RANK=... python -m benchmarks.peers.pfl_run FOLDER BEGIN ours|plain
 
 Made fast where pfl leaves the choice: users' data are views into one tensor, no user is evaluated, nothing is
 printed between rounds.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +23,29 @@ from pfl.algorithm.federated_averaging import FederatedAveraging
 from pfl.callback.base import TrainingProcessCallback
 from pfl.data.federated_dataset import FederatedDataset
 from pfl.data.pytorch import PyTorchTensorDataset
-from pfl.data.sampling import get_user_sampler
 from pfl.hyperparam import NNTrainHyperParams
 from pfl.internal.ops import pytorch_ops
 from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 from torch import Tensor, nn
 
-from benchmarks.peers.experiment import accuracy, fresh_model, load_clips, load_experiment, outcome
+from benchmarks.peers.experiment import (
+    accuracy,
+    fresh_model,
+    load_clips,
+    load_cohorts,
+    load_experiment,
+    outcome,
+    plain_model,
+)
 
 
 class Learner(nn.Module):
     """The model with the two methods that pfl asks for."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = fresh_model()
+        self.model = model
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self.model(features), labels)
@@ -61,15 +69,14 @@ class Watch(TrainingProcessCallback):
 
 def main() -> None:
     """Run the experiment; the first process prints the outcome."""
-    folder, begin = Path(sys.argv[1]), float(sys.argv[2])
-    experiment = load_experiment(folder)
-    np.random.seed(experiment.seed)  # pfl draws users from it, alike in all processes
+    folder, begin, model = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+    experiment, drawn = load_experiment(folder), chain.from_iterable(load_cohorts(folder))
     features, labels = (torch.from_numpy(np.array(values)) for values in load_clips(folder, "train"))
     users = FederatedDataset(
         lambda user: PyTorchTensorDataset((features[user], labels[user])),
-        get_user_sampler("minimize_reuse", list(range(experiment.devices))),
+        drawn.__next__,
     )
-    learner, watch = Learner(), Watch()
+    learner, watch = Learner(plain_model() if model == "plain" else fresh_model()), Watch()
     central = torch.optim.SGD(learner.parameters(), lr=1.0)
     FederatedAveraging().run(
         NNAlgorithmParams(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from common.audio.batch import BatchFrontEnd
+from common.audio.front_end import FrontEnd
 from common.data.features import FeatureSet
 from common.errors import TrainingError
 from common.protocol.plan import Augmentation
@@ -70,9 +72,12 @@ def noises_for(
     data: FeatureSet,
     augmentation: Augmentation,
     noise: FeatureSet | None,
-    generator: torch.Generator,
+    seed: int,
 ) -> Tensor:
     """Energies (N, T, bands) of the noise to mix into `data`: recorded if there is any, else synthetic.
+
+    Args:
+        seed: of synthetic noise.
 
     Raises:
         TrainingError: FA-7006, the recorded noise was not read for the same task.
@@ -81,7 +86,7 @@ def noises_for(
     if augmentation.noise_probability == 0:
         return torch.zeros(1).expand(1, frames, bands)
     if noise is None or len(noise.labels) == 0:
-        return synthetic_noise(front_end, frames, generator)
+        return _synthetic(front_end.config, frames, seed)
     if noise.energies.shape[1:] != (frames, bands):
         raise TrainingError(
             "FA-7006",
@@ -89,3 +94,9 @@ def noises_for(
             "Read clips and noise with the same front end and clip_seconds.",
         )
     return torch.from_numpy(np.array(noise.energies))
+
+
+@lru_cache(maxsize=1)
+def _synthetic(config: FrontEnd, frames: int, seed: int) -> Tensor:
+    """Kept for the next training with this seed: to make it takes as long as to train on seventy windows."""
+    return synthetic_noise(BatchFrontEnd(config), frames, torch.Generator().manual_seed(seed))

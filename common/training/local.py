@@ -121,6 +121,7 @@ class LocalTrainer:
             plan.recipe,
             torch.Generator().manual_seed(seed_of(plan.seed, plan.round, device)),
             noise=None if plan.privacy else noise,
+            noise_seed=seed_of(plan.seed, plan.round, "noise"),
             privacy=plan.privacy,
             before_spending=before_spending,
             part=part,
@@ -160,7 +161,15 @@ def train_local(
         set_weights(model, weights)
     with tempfile.TemporaryDirectory() as folder:
         data = load_features(clips, task, cache or Path(folder))
-        report = train(model, BatchFrontEnd(task.front_end), data, recipe, generator, privacy=privacy)
+        report = train(
+            model,
+            BatchFrontEnd(task.front_end),
+            data,
+            recipe,
+            generator,
+            noise_seed=seed_of(seed, "noise"),
+            privacy=privacy,
+        )
     return get_weights(model), report
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from common.protocol.answer import PrivacySpent
 from common.protocol.plan import Privacy, Recipe
 from common.training.examples import Augmented, noises_for
 from common.training.gradients import GradientSource, PlainGradients, PrivateGradients, diverged
+from common.training.optimizers import optimizer_for
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def train(
     generator: torch.Generator,
     *,
     noise: FeatureSet | None = None,
+    noise_seed: int = 0,
     privacy: Privacy | None = None,
     before_spending: Callable[[PrivacySpent], None] = lambda cost: None,
     part: Part | None = None,
@@ -65,8 +66,9 @@ def train(
     privacy.
 
     Args:
-        generator: batch order and augmentation; of a private training only the synthetic noise.
+        generator: batch order and augmentation; a private training does not look at it.
         noise: recordings to mix in; synthetic noise otherwise.
+        noise_seed: of synthetic noise; all who train with the same one mix in the same.
         before_spending: told what a private training will cost, before its first step; it may raise.
         part: what the recipe's algorithm makes of it, of a device in a round.
         test_random: replaces the operating system's randomness in a private training, for tests only.
@@ -79,7 +81,7 @@ def train(
         raise TrainingError(
             "FA-7003", "There are no clips to learn from.", "Import clips with the task's labels."
         )
-    noises = noises_for(front_end, data, recipe.augmentation, noise, generator)
+    noises = noises_for(front_end, data, recipe.augmentation, noise, noise_seed)
     examples = Augmented(front_end, data, recipe.augmentation, noises)
     source: GradientSource = (
         PlainGradients(model, examples, recipe, generator)
@@ -92,8 +94,8 @@ def train(
     spent = source.spent(steps)
     if spent is not None:
         before_spending(spent)
-    optimizer = _optimizer(model, recipe)
-    parameters: list[nn.Parameter] = optimizer.param_groups[0]["params"]
+    optimizer = optimizer_for(model, recipe)
+    parameters = optimizer.parameters
     losses = []
     for step in range(steps):
         if part is not None:
@@ -111,37 +113,6 @@ def train(
     if not np.isfinite(np.concatenate([value.ravel() for value in live_weights(model).values()])).all():
         raise diverged("A weight became infinite or not a number.")
     return TrainReport(sum(losses) / max(1, steps), steps, len(data.labels), spent)
-
-
-_made: WeakKeyDictionary[nn.Module, tuple[Recipe, torch.optim.Optimizer]] = WeakKeyDictionary()
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """That of the model's last training if it was by the same recipe, for to make one takes as long as to use
-    it; it remembers nothing of that training."""
-    known = _made.get(model)
-    if known is None or known[0] != recipe:
-        known = _made[model] = recipe, _new_optimizer(list(model.parameters()), recipe)
-    known[1].state.clear()
-    return known[1]
-
-
-def _new_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """The same numbers to the last bit without a loop in Python over parameters.
-
-    `fused` would be faster still, but takes a gradient that is not contiguous for another one (torch 2.13).
-    """
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            foreach=True,
-        )
-    return torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
-    )
 
 
 @torch.no_grad()
