@@ -76,12 +76,17 @@ class Recipe(Settings):
         return self
 
 
+Unit = Literal["clip", "recording", "speaker"]
+"""What one epsilon protects, on one device: a clip, all clips of one recording, or all of one speaker."""
+
+
 class Privacy(Settings):
-    """Example-level differential privacy on the device (DP-SGD, Abadi et al. 2016)."""
+    """Differential privacy on the device (DP-SGD, Abadi et al. 2016)."""
 
     noise_multiplier: float = Field(1.0, gt=0, le=1000)
-    clipping_norm: float = Field(1.0, gt=0, le=1000, description="largest gradient norm of one clip")
+    clipping_norm: float = Field(1.0, gt=0, le=1000, description="largest gradient norm of one unit")
     delta: float = Field(1e-5, gt=0, lt=0.1)
+    unit: Unit = Field("clip", description="what one epsilon protects")
 
 
 class Plan(Settings):
