@@ -14,7 +14,7 @@ import fedaudio
 from common.errors import FedAudioError
 from common.files import storage_error
 from common.log import LOG_FORMAT, printable
-from fedaudio import model
+from fedaudio import model, privacy
 from fedaudio.demo.command import demo
 from fl_client import cli as client
 from fl_server import cli as server
@@ -29,6 +29,7 @@ app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(model.app, name="model")
+app.add_typer(privacy.app, name="privacy")
 app.command()(demo)
 
 

@@ -14,9 +14,10 @@ from common.files import make_folder, read_if_there, sha256, write_atomic
 from common.protocol.plan import Plan
 from common.security.canonical import canonical
 from common.security.envelope import LARGEST_OVERHEAD
+from fl_client.account import Account, Entry
 from fl_client.conditions import Conditions
 from fl_client.home import DeviceHome
-from fl_client.ledger import Ledger, change_ledger
+from fl_client.ledger import Ledger
 from fl_client.marks import Marks, raise_marks
 from fl_client.policy import load_policy
 from fl_client.refusing import refuse
@@ -40,6 +41,7 @@ class Answering:
     """Answers orders.
 
     Args:
+        ledger: that rounds are counted in.
         work: what trains; it is asked only for plans that may be obeyed.
         conditions: of the machine.
     """
@@ -48,10 +50,12 @@ class Answering:
         self,
         home: DeviceHome,
         outlet: Outlet,
+        ledger: Ledger,
         work: Work,
         conditions: Callable[[], Conditions] = Conditions.now,
     ) -> None:
-        self._home, self._outlet, self._work, self._conditions = home, outlet, work, conditions
+        self._home, self._outlet, self._ledger = home, outlet, ledger
+        self._work, self._conditions = work, conditions
 
     def answer(self, data: bytes, weights: bytes) -> bytes:
         """What is to be sent back for a plan as received and the weights it came with.
@@ -92,15 +96,19 @@ class Answering:
         policy = load_policy(self._home.policy)
         largest = LARGEST_OVERHEAD + NOTE_BYTES + (tensors if plan.kind == "train" else 0)
         policy.check_plan(plan, bytes_down, largest)
-        now, name = self._conditions(), f"{plan.run}/{plan.round}"
+        now = self._conditions()
 
-        def count(ledger: Ledger) -> Ledger:
-            objection = next(policy.objections(now, ledger, another_round=ledger.last != name), None)
+        def count(account: Account) -> Entry | None:
+            entry = Entry(
+                state="round", time=now.time, run=plan.run, round=plan.round, plan=sha256(canonical(plan))
+            )
+            another = account.last != entry.name
+            objection = next(policy.objections(now, account, another_round=another), None)
             if objection is not None:
                 raise objection
-            return ledger.with_round(now.time.date(), name)
+            return None if account.counts(now.time.date(), entry.name) else entry
 
-        change_ledger(self._home.ledger, count)
+        self._ledger.write(count)
 
     def _take_on(self, plan: Plan) -> int:
         """Note that `plan` was taken on, whatever becomes of it, and return the counter for its answer.

@@ -17,11 +17,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from common.errors import DeviceError
-from common.files import is_there
 from common.log import printable
 from common.settings import load_settings, split_list
+from fl_client import privacy_cli
 from fl_client.home import DeviceHome
+from fl_client.options import Home, Json, PassphraseFile, existing, unlock
 from fl_client.settings import DeviceSettings
 
 app = typer.Typer(
@@ -32,22 +32,20 @@ keys = typer.Typer(help="The device's keys.", no_args_is_help=True)
 policy = typer.Typer(help="What the device's owner agrees to.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
+app.add_typer(privacy_cli.app, name="privacy")
 
 PROTECTIONS = {
     "passphrase": "The private keys are encrypted under a passphrase.",
     "file-mode": "The private keys are protected by file mode 0600 alone: who can read the disk has them.",
 }
 
-Home = Annotated[Path | None, typer.Option("--home", help="Folder of the device's state.")]
 Source = Annotated[
     str | None, typer.Option(help="What to listen to: mic, stdin, or file:PATH[,loop][,fast].")
 ]
-PassphraseFile = Annotated[Path | None, typer.Option(help="File with the passphrase of the device's keys.")]
 Insecure = Annotated[
     bool,
     typer.Option("--insecure-loopback", help="No TLS, nothing signed or sealed; 127.0.0.1 and ::1 only."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
@@ -109,7 +107,7 @@ def import_folder(
     from common.data.clips import Clips
     from common.data.importing import import_background, import_clips
 
-    place = _existing(home)
+    place = existing(home)
     clips = Clips.load(source)
     if speakers:
         wanted = set(split_list(speakers))
@@ -148,12 +146,12 @@ def start(
     from fl_client.connection import require_loopback
     from fl_client.supervisor import supervise
 
-    place = _existing(home)
+    place = existing(home)
     settings = load_settings(DeviceSettings, place.config)
     _check_spelling(source or settings.source)
     if insecure_loopback:
         require_loopback(settings.server)
-    password = _unlock(place, passphrase_file)
+    password = unlock(place, passphrase_file)
     configure_logging()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -166,7 +164,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     """Say whether the device is enrolled and linked, what it hears with, and what it has sent."""
     from fl_client.status import describe
 
-    report = describe(_existing(home))
+    report = describe(existing(home))
     if as_json:
         typer.echo(json.dumps(report))
         return
@@ -201,7 +199,7 @@ def listen(
 ) -> None:
     """Listen with the newest model and print events as JSON lines."""
     # In this process's place, for a listener carries nothing that it does not need.
-    command = [sys.executable, "-m", "fl_client.listen", "--home", str(_existing(home).root)]
+    command = [sys.executable, "-m", "fl_client.listen", "--home", str(existing(home).root)]
     os.execv(sys.executable, [*command, "--source", source, "--no-status"])  # noqa: S606
 
 
@@ -217,9 +215,9 @@ def rotate(
     from fl_client.identity import read_trust
     from fl_client.renewal import renew
 
-    place = _existing(home)
+    place = existing(home)
     settings = load_settings(DeviceSettings, place.config)
-    password = _unlock(place, passphrase_file)
+    password = unlock(place, passphrase_file)
     trust = read_trust(place, settings.coordinator)
     with make_client(settings, trust, insecure=insecure_loopback) as client:
         renew(place, password, client, rotate=True)
@@ -229,39 +227,33 @@ def rotate(
 @keys.command("show")
 def show_keys(home: Home = None, as_json: Json = False) -> None:
     """Say which keys the device has, and how they are protected. Secrets stay secret."""
-    _show_keys(_existing(home), as_json)
+    _show_keys(existing(home), as_json)
 
 
 @policy.command("show")
 def show_policy(home: Home = None, as_json: Json = False) -> None:
-    """Say what the device's owner agrees to, and what it has spent."""
-    from fl_client.ledger import read_ledger
+    """Say what the device's owner agrees to; `client privacy status` says what was spent of it."""
     from fl_client.policy import load_policy
 
-    place = _existing(home)
-    rules, ledger = load_policy(place.policy), read_ledger(place.ledger)
-    spent = rules.spent(ledger)
+    rules = load_policy(existing(home).policy).model_dump(mode="json")
     if as_json:
-        document = {"policy": rules.model_dump(mode="json"), "spent_epsilon": None if ledger.exact else spent}
-        typer.echo(json.dumps(document | {"exact_answers": ledger.exact}))
+        typer.echo(json.dumps({"policy": rules}))
         return
-    for name, value in rules.model_dump(mode="json").items():
+    for name, value in rules.items():
         typer.echo(f"{name}: {'-' if value is None or value == [] else value}")
-    typer.echo(f"Spent so far, with privacy: epsilon {spent:.3g} at delta {rules.delta:g}.")
-    if ledger.exact:
-        typer.echo(f"And without: {ledger.exact} exact answers: no epsilon bounds them.")
 
 
 @policy.command("check")
 def check_policy(home: Home = None, as_json: Json = False) -> None:
     """Say which rules would have the device refuse a round at this moment."""
     from fl_client.conditions import Conditions
-    from fl_client.ledger import read_ledger
+    from fl_client.ledger import open_ledger
     from fl_client.policy import load_policy
 
-    place = _existing(home)
+    place = existing(home)
     rules, now = load_policy(place.policy), Conditions.now()
-    objections = list(rules.objections(now, read_ledger(place.ledger)))
+    with open_ledger(place) as ledger:
+        objections = list(rules.objections(now, ledger.account()))
     untold = rules.untold(now)
     if as_json:
         refusing = [{"code": error.code, "reason": error.happened} for error in objections]
@@ -306,29 +298,3 @@ def _show_keys(place: DeviceHome, as_json: bool) -> None:
     for name, value in facts.items():
         typer.echo(f"{name}: {value}")
     typer.echo(PROTECTIONS[protection])
-
-
-def _unlock(place: DeviceHome, file: Path | None) -> bytes | None:
-    """The password of the device's keys; the keyboard comes last."""
-    from common.security.keys import KeyFolder, read_protection
-    from common.security.passphrase import ask_passphrase, find_passphrase
-    from fl_client.identity import load_pair
-
-    if read_protection(place.identity).by == "file-mode":
-        return None
-    secret = find_passphrase(file) or ask_passphrase("Passphrase of the device's keys")
-    password = KeyFolder.unlock(place.identity, secret).password
-    load_pair(KeyFolder(place.identity, password))
-    return password
-
-
-def _existing(home: Path | None) -> DeviceHome:
-    place = DeviceHome.find(home)
-    if not is_there(place.config):
-        raise DeviceError(
-            "FA-4010",
-            f"There is no device in {place.root}.",
-            "Run `fedaudio client enroll` with a string from the coordinator's operator.",
-        )
-    load_settings(DeviceSettings, place.config)
-    return place

@@ -13,7 +13,7 @@ from fl_client.marks import CERTIFICATE, MARKS
 
 @dataclass(frozen=True)
 class DeviceHome:
-    """device.toml, policy.toml, identity/, clips/, models/, kept/, cache/ and its processes' own reports."""
+    """device.toml, policy.toml, identity/, witness/, clips/, models/, kept/, cache/, processes' reports."""
 
     root: Path
 
@@ -82,7 +82,12 @@ class DeviceHome:
     @property
     def ledger(self) -> Path:
         """What the device has spent: privacy, and rounds today; see `fl_client.ledger`."""
-        return self.identity / "ledger.json"
+        return self.identity / "ledger.db"
+
+    @property
+    def witness(self) -> Path:
+        """How far the ledger has come, unless device.toml names another file; see `fl_client.witness`."""
+        return self.root / "witness" / "ledger.json"
 
     @property
     def link_status(self) -> Path:

@@ -14,6 +14,9 @@ from typing import Literal, TypeAlias
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from common.errors import DeviceError, ProtocolError
@@ -34,9 +37,9 @@ from fl_client.home import DeviceHome
 from fl_client.marks import Marks, raise_marks, read_marks
 from fl_client.settings import DeviceSettings
 
-IDENTITY, NODE = "identity", "node"
+IDENTITY, NODE, LEDGER = "identity", "node", "ledger"
 NEXT: Literal["-next"] = "-next"
-"""Names of the keys; those of a rotation that is not over yet end in `NEXT`."""
+"""Names of the keys; those of a rotation that is not over yet end in `NEXT`. The ledger's stays."""
 
 KeyPair: TypeAlias = tuple[Ed25519PrivateKey, ec.EllipticCurvePrivateKey]
 """What signs, and what authenticates the Flower node."""
@@ -202,6 +205,23 @@ def make_pair(keys: KeyFolder, suffix: str = "") -> KeyPair:
     if not keys.has(IDENTITY + suffix):
         keys.save(IDENTITY + suffix, Ed25519PrivateKey.generate())
     return load_pair(keys, suffix)
+
+
+def ledger_key(home: DeviceHome, password: bytes | None) -> bytes:
+    """What vouches for the ledger's lines (32 bytes): HKDF (RFC 5869) of a secret among the device's keys.
+
+    The secret is made when there is no ledger yet.
+
+    Raises:
+        ConfigError: FA-6005..FA-6007.
+        StorageError: FA-8001.
+    """
+    keys = KeyFolder(home.identity, password)
+    with only_one(home):
+        if not keys.has(LEDGER) and not is_there(home.ledger):
+            keys.save(LEDGER, X25519PrivateKey.generate())
+        secret = keys.load(LEDGER, X25519PrivateKey).private_bytes_raw()
+    return HKDF(SHA256(), length=32, salt=None, info=b"fedaudio/ledger/v1").derive(secret)
 
 
 def read_trust(home: DeviceHome, pin: str) -> Trust:

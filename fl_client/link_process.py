@@ -27,6 +27,8 @@ from fl_client.connection import UnreachableError
 from fl_client.device import Device
 from fl_client.enrol import complete
 from fl_client.home import DeviceHome
+from fl_client.identity import ledger_key
+from fl_client.ledger import open_ledger
 from fl_client.link import stay_linked
 from fl_client.link_status import LinkStatus
 from fl_client.objections import download_objection, standing_objection
@@ -87,9 +89,11 @@ class _Link:
             return 0
         device = Device(self._home, self._password, insecure=self._insecure)
         number, idle_seconds = device.identity().device, device.settings.worker_idle_seconds
-        standing = partial(standing_objection, self._home)
-        self._training = TrainingProcess(self._home, number, idle_seconds, standing)
-        answering = Answering(self._home, device.outlet(), self._training.answer)
+        key = ledger_key(self._home, self._password)
+        ledger = open_ledger(self._home, key)
+        standing = partial(standing_objection, self._home, ledger)
+        self._training = TrainingProcess(self._home, number, key, idle_seconds, standing)
+        answering = Answering(self._home, device.outlet(), ledger, self._training.answer)
         store = ModelStore(self._home.models, self._home.marks)
         self._beside(partial(self._keep_certificate, device))
         self._beside(

@@ -7,20 +7,18 @@ from dataclasses import replace
 from common.errors import FedAudioError
 from fl_client.conditions import Conditions, share_of_one
 from fl_client.home import DeviceHome
-from fl_client.ledger import read_ledger
+from fl_client.ledger import Ledger
 from fl_client.policy import load_policy
 
 
-def standing_objection(home: DeviceHome) -> FedAudioError | None:
+def standing_objection(home: DeviceHome, ledger: Ledger) -> FedAudioError | None:
     """Why the work that was agreed to must end now; None if it may go on. Its round is counted already."""
     now = Conditions.now()
     if now.load is not None:
         # The worker itself is one busy process, and no reason to end it.
         now = replace(now, load=max(0.0, now.load - share_of_one()))
     try:
-        return next(
-            load_policy(home.policy).objections(now, read_ledger(home.ledger), another_round=False), None
-        )
+        return next(load_policy(home.policy).objections(now, ledger.account(), another_round=False), None)
     except FedAudioError as error:
         return error
 

@@ -11,15 +11,17 @@ from common.data.energy_cache import forget_older
 from common.data.features import load_background, load_features
 from common.data.splits import holdout_indices
 from common.errors import FedAudioError
-from common.protocol.answer import PrivacySpent, encode_answer
+from common.files import sha256
+from common.protocol.answer import encode_answer
 from common.protocol.plan import parse_plan
 from common.protocol.tensors import decode_weights
 from common.task import Task
 from common.training.local import LocalTrainer
+from fl_client.books import Books
 from fl_client.home import DeviceHome
 from fl_client.kept import load_kept, save_kept
-from fl_client.ledger import Ledger, change_ledger
-from fl_client.policy import Policy, load_policy
+from fl_client.ledger import Ledger
+from fl_client.policy import load_policy
 from fl_client.refusing import refuse
 
 log = logging.getLogger(__name__)
@@ -28,13 +30,16 @@ KEPT_FRONT_ENDS = 2
 """Front ends and clip lengths whose energies stay on the disk; a device takes part in one task at a time."""
 
 
-def answer_order(plan_data: bytes, weights_data: bytes, home: DeviceHome, device: str) -> bytes:
+def answer_order(
+    plan_data: bytes, weights_data: bytes, home: DeviceHome, device: str, ledger: Ledger
+) -> bytes:
     """Do what a plan asks with the clips in `home`; what cannot or must not be done is refused.
 
     Who signed the plan, and whether the owner agrees to it in general, was checked by whoever handed it over.
 
     Args:
         device: id of the device.
+        ledger: that is told of all that its clips are used for, before they are.
     """
     try:
         plan, policy = parse_plan(plan_data), load_policy(home.policy)
@@ -48,8 +53,9 @@ def answer_order(plan_data: bytes, weights_data: bytes, home: DeviceHome, device
         for file, reason in features.skipped:
             log.warning("%s is not used: %s", file, reason)
         private = plan.privacy is not None
+        books = Books(ledger, policy, plan, sha256(plan_data), clips)
         if plan.kind == "evaluate" or not private:
-            change_ledger(home.ledger, Ledger.with_exact)
+            books.note_exact()
         done = trainer.answer(
             plan,
             order,
@@ -60,8 +66,9 @@ def answer_order(plan_data: bytes, weights_data: bytes, home: DeviceHome, device
                 home.kept, plan.coordinator, algorithm.kept_schema(trainer.schema), private=private
             ),
             noise=load_background(home.clips, plan.task, background),
-            before_spending=lambda cost: book(home, policy, cost),
+            before_spending=books.reserve,
         )
+        books.settle()
         if plan.kind == "train":
             # Before the answer exists: the coordinator must never know of more than the device remembers.
             save_kept(home.kept, plan.coordinator, done.kept, private=private)
@@ -75,18 +82,3 @@ def answer_order(plan_data: bytes, weights_data: bytes, home: DeviceHome, device
 def _trainer(task: Task) -> LocalTrainer:
     """The one of the last task: a worker stays for more than one order."""
     return LocalTrainer(task)
-
-
-def book(home: DeviceHome, policy: Policy, cost: PrivacySpent) -> None:
-    """Put the cost of a training into the ledger, on disk, if the owner agrees to it.
-
-    Raises:
-        DeviceError: FA-4033, FA-4034 it is too much, FA-4043 the ledger is damaged, FA-4045 it is full.
-        StorageError: FA-8001.
-    """
-
-    def spend(ledger: Ledger) -> Ledger:
-        policy.check_cost(ledger, cost)
-        return ledger.with_cost(cost)
-
-    change_ledger(home.ledger, spend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import time as TimeOfDay
 from pathlib import Path
@@ -11,14 +12,18 @@ from pydantic import Field
 from common.errors import DeviceError
 from common.files import is_there, write_atomic
 from common.privacy.accounting import epsilon_of
-from common.protocol.answer import PrivacySpent
 from common.protocol.plan import Plan
+from common.protocol.unit import Unit
 from common.settings import Settings, load_settings
+from fl_client.account import Account, Cost
 from fl_client.conditions import Conditions
-from fl_client.ledger import Ledger
 
 WINDOW_LIMIT = 2_000_000
 """Band energies of one window, four bytes each; a second of speech has four thousand."""
+
+
+MOST_ROUNDS = 1_000_000
+"""More than anybody will wait for."""
 
 
 class Policy(Settings):
@@ -42,6 +47,10 @@ class Policy(Settings):
         None, gt=0, description="largest cost of all rounds together; implies require_privacy"
     )
     delta: float = Field(1e-5, gt=0, lt=0.1, description="that the two are meant at, whatever a plan says")
+    unit: Unit | None = Field(
+        None,
+        description="what the two are meant for: a clip, a recording, a speaker; implies require_privacy",
+    )
     architectures: tuple[str, ...] = Field((), description="models that may be trained; empty: all")
     maximum_bytes_down: int | None = Field(None, ge=0, description="size of an order with its weights")
     maximum_bytes_up: int | None = Field(None, ge=0, description="size of an answer")
@@ -58,7 +67,7 @@ class Policy(Settings):
     @property
     def insists_on_privacy(self) -> bool:
         """Whether nothing exact may leave the device."""
-        limits = (self.least_noise, self.maximum_epsilon_per_round, self.maximum_epsilon)
+        limits = (self.least_noise, self.maximum_epsilon_per_round, self.maximum_epsilon, self.unit)
         return self.require_privacy or any(limit is not None for limit in limits)
 
     def check_plan(self, plan: Plan, bytes_down: int, bytes_up: int) -> None:
@@ -94,6 +103,8 @@ class Policy(Settings):
             raise _refusal(code, f"{what} {size} bytes, and the device accepts {limit}.", rule)
 
     def _check_privacy(self, plan: Plan) -> None:
+        if plan.kind == "evaluate" and plan.privacy is not None:
+            raise _too_little("An evaluation is exact, and the plan says that it is private.")
         if not self.insists_on_privacy:
             return
         if plan.kind == "evaluate":
@@ -106,38 +117,67 @@ class Policy(Settings):
                 f"The device insists on a noise multiplier of {least:g} or more, "
                 f"and the plan's is {plan.privacy.noise_multiplier:g}."
             )
+        if self.unit is not None and plan.privacy.unit != self.unit:
+            raise _too_little(
+                f"The device insists on privacy of each {self.unit}, and the plan's is of each "
+                f"{plan.privacy.unit}."
+            )
 
-    def check_cost(self, ledger: Ledger, cost: PrivacySpent) -> None:
-        """Return if the owner agrees to spend `cost` after what is in `ledger`.
+    def check_cost(self, account: Account, cost: Cost) -> None:
+        """Return if the owner agrees to spend `cost` after what is in `account`.
 
         Raises:
-            DeviceError: FA-4033 it is too much for one round, FA-4034 for all together, FA-4045 the ledger
-                has no room for it.
+            DeviceError: FA-4033 it is too much for one round, FA-4034 for all together, FA-4045 there are too
+                many different costs, FA-4060 it is for another unit than what was spent before.
         """
         limit = self.maximum_epsilon_per_round
-        if limit is not None and epsilon_of(Ledger().with_cost(cost).steps, self.delta) > limit:
+        if limit is not None and epsilon_of(Account().steps_with(cost), self.delta) > limit:
             raise _refusal(
                 "FA-4033",
                 f"The round would cost the device more than the epsilon of {limit:g} it gives for one.",
                 "maximum_epsilon_per_round",
             )
         limit = self.maximum_epsilon
-        if limit is not None and epsilon_of(ledger.with_cost(cost).steps, self.delta) > limit:
+        if limit is None:
+            return
+        others = account.steps.keys() - {cost.unit}
+        if others:
+            raise _refusal(
+                "FA-4060",
+                f"The device has spent privacy per {', '.join(sorted(others))}, and would now spend it per "
+                f"{cost.unit}: there is no sum of the two.",
+                "maximum_epsilon",
+            )
+        if epsilon_of(account.steps_with(cost), self.delta) > limit:
             raise _refusal(
                 "FA-4034",
                 f"With this round the device would have spent more than the epsilon of {limit:g} it gives.",
                 "maximum_epsilon",
             )
 
-    def spent(self, ledger: Ledger) -> float:
-        """Epsilon, at the owner's delta, of all trainings with privacy in `ledger` together.
+    def spent(self, account: Account) -> dict[Unit, float]:
+        """Epsilon for each unit, at the owner's delta, of all trainings with privacy in `account` together.
 
-        It bounds what the device has told only if `ledger.exact` is 0.
+        It bounds what the device has told only if `account.exact` is 0 and there is one unit.
         """
-        return epsilon_of(ledger.steps, self.delta)
+        return {unit: epsilon_of(steps, self.delta) for unit, steps in account.steps.items()}
+
+    def rounds_left(self, account: Account, cost: Cost) -> int | None:
+        """How many trainings that cost `cost` each may follow; None if there is no limit to them."""
+        limit = self.maximum_epsilon
+        if limit is None:
+            return None
+        if account.exact or account.steps.keys() - {cost.unit}:
+            return 0
+
+        def too_many(count: int) -> bool:
+            more = cost.model_copy(update={"steps": count * cost.steps})
+            return epsilon_of(account.steps_with(more), self.delta) > limit
+
+        return bisect_left(range(1, MOST_ROUNDS), True, key=too_many)
 
     def objections(
-        self, now: Conditions, ledger: Ledger, another_round: bool = True
+        self, now: Conditions, account: Account, another_round: bool = True
     ) -> Iterator[DeviceError]:
         """Why the owner would not have the device work at this moment: FA-4031, FA-4038..FA-4042, FA-4044.
 
@@ -147,12 +187,12 @@ class Policy(Settings):
             another_round: whether the work is of a round that today's count does not hold yet.
         """
         limit = self.rounds_per_day
-        if limit is not None and another_round and ledger.rounds_on(now.time.date()) >= limit:
+        if limit is not None and another_round and account.rounds_on(now.time.date()) >= limit:
             yield _refusal("FA-4031", f"The device has done its {limit} rounds of today.", "rounds_per_day")
-        if self.maximum_epsilon is not None and ledger.exact:
+        if self.maximum_epsilon is not None and account.exact:
             yield DeviceError(
                 "FA-4044",
-                f"The device has given {ledger.exact} exact answers, and no epsilon bounds them.",
+                f"The device has given {account.exact} exact answers, and no epsilon bounds them.",
                 "Enrol it in another folder, with other clips; or take maximum_epsilon out of policy.toml.",
             )
         yield from self.objections_to_a_download(now)
@@ -215,6 +255,7 @@ _EXAMPLES = {
     "maximum_epsilon_per_round": "1.0",
     "maximum_epsilon": "8.0",
     "delta": "1e-5",
+    "unit": '"clip"',
     "architectures": '["tc-stream"]',
     "maximum_bytes_down": "20_000_000",
     "maximum_bytes_up": "20_000_000",

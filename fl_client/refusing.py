@@ -6,15 +6,20 @@ from common.errors import DeviceError, FedAudioError, ProtocolError, TrainingErr
 from common.protocol.answer import Refusal, encode_refusal
 
 NO_CLIPS = "The device has no usable clips."
+UNKNOWN_COST = "The device does not know what it has spent."
 PUBLIC_REASONS = {
     "FA-1008": "The plan's mel bands are too narrow.",
     "FA-2001": NO_CLIPS,
     "FA-2002": NO_CLIPS,
     "FA-2007": NO_CLIPS,
     "FA-4008": "The device does not know what it has seen.",
-    "FA-4043": "The device does not know what it has spent.",
+    "FA-4043": UNKNOWN_COST,
+    "FA-4061": UNKNOWN_COST,
+    "FA-4062": UNKNOWN_COST,
+    "FA-4044": "The device has answered exactly before, and no epsilon bounds that.",
     "FA-6002": "The device's policy is damaged.",
     "FA-6003": "The device's policy is damaged.",
+    "FA-7021": "The device does not know of some clips which unit they belong to.",
     "FA-8001": "The device could not write to its disk.",
 }
 """What is said of errors whose own words name files, and so people."""

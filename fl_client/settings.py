@@ -19,6 +19,12 @@ class DeviceSettings(Settings):
     source: str | None = Field(
         None, description="mic, stdin, or file:PATH[,loop][,fast]; unset: no listening"
     )
+    witness: str | None = Field(
+        None,
+        min_length=1,
+        description="file that tells how far the ledger has come, best on another disk; "
+        "unset: witness/ledger.json",
+    )
     worker_idle_seconds: float = Field(
         120.0, ge=0, description="how long training stays loaded after a round"
     )

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from common.errors import FedAudioError
 from common.protocol.answer import Refusal, encode_refusal
 from common.protocol.plan import parse_plan
-from fl_client.frames import read_frame_until, write_frame_until
+from fl_client.frames import read_frame_until, write_frame, write_frame_until
 from fl_client.home import DeviceHome
 from fl_client.refusing import refuse
 
@@ -30,6 +30,7 @@ class TrainingProcess:
     Args:
         home: the device's folder.
         device: the device's id.
+        key: of the device's ledger.
         idle_seconds: how long the worker stays after an order; importing torch costs about two seconds.
         objection: asked every `LOOK_SECONDS` while the worker works; what it says ends the work.
     """
@@ -38,10 +39,11 @@ class TrainingProcess:
         self,
         home: DeviceHome,
         device: str,
+        key: bytes,
         idle_seconds: float,
         objection: Callable[[], FedAudioError | None] = lambda: None,
     ) -> None:
-        self._home, self._device, self._objection = home, device, objection
+        self._home, self._device, self._key, self._objection = home, device, key, objection
         self._idle_seconds = idle_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -142,6 +144,8 @@ class TrainingProcess:
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
             if self._process.stdin is not None:
+                with suppress(OSError):  # it may have died at once, which is noticed when it is asked
+                    write_frame(self._process.stdin, self._key)
                 # A worker that does not read must not hold up the link beyond the deadline.
                 os.set_blocking(self._process.stdin.fileno(), False)
         return self._process

@@ -7,9 +7,11 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import platformdirs
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -17,10 +19,15 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import CoordinatorError
+from common.files import locked, make_folder
 from common.log import printable
 from fl_server import devices_cli, keys_cli, log_cli, models_cli
 from fl_server.home import CoordinatorHome
 from fl_server.options import Home, Json, PassphraseFile, existing, settings_of
+
+if TYPE_CHECKING:
+    from common.protocol.tensors import Weights
+    from common.task import Task
 
 app = typer.Typer(help="The coordinator: runs rounds and releases models.", invoke_without_command=True)
 for _name, _commands in (
@@ -44,6 +51,16 @@ def init(
     labels: Annotated[str, typer.Option(help="What the model tells apart, separated by commas.")],
     home: Home = None,
     clip_seconds: Annotated[float, typer.Option(help="Length of sound one decision is about.")] = 1.0,
+    architecture: Annotated[
+        str, typer.Option(help="Of the model: tc-stream; tc-window for a private head.")
+    ] = "tc-stream",
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the first version has learned from: a release or safetensors file; or clips that are "
+            "nobody's secret, once for each collection, of which 'babble' is synthetic."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8650,
     names: Annotated[
@@ -65,13 +82,19 @@ def init(
     document = {
         "host": host,
         "port": port,
-        "task": {"labels": split_list(labels), "clip_seconds": clip_seconds},
+        "task": {"labels": split_list(labels), "clip_seconds": clip_seconds, "architecture": architecture},
         "rounds": {"min_devices": 2, "wait_seconds": 120},
         "recipe": {"epochs": 2},
     }
     settings = parse_settings(ServerSettings, document, "the command line")
     secret = new_passphrase(passphrase_file, "the coordinator's keys", ask=passphrase)
-    coordinator = initialise(place, settings, names=split_list(names), passphrase=secret)
+    coordinator = initialise(
+        place,
+        settings,
+        names=split_list(names),
+        passphrase=secret,
+        make_body=partial(_find_body, warm_start, settings.task) if warm_start else None,
+    )
     protection = "file-mode" if secret is None else "passphrase"
     if as_json:
         typer.echo(json.dumps({"coordinator": coordinator, "protection": protection}))
@@ -172,6 +195,15 @@ def status(home: Home = None, as_json: Json = False) -> None:
         reasons = Text(printable(why))
         table.add_row(str(row["round"]), row["state"], str(row["version"]), *map(str, numbers), loss, reasons)
     Console().print(table)
+
+
+def _find_body(sources: list[str], task: Task) -> Weights:
+    from fl_server.warm_start import find_body
+
+    cache = make_folder(platformdirs.user_cache_path("fedaudio") / "warm-start", mode=0o700)
+    console = Console(stderr=True)
+    with locked(cache / ".lock"), console.status("Learning from other clips. This takes minutes."):
+        return find_body(sources, task, cache)
 
 
 def _require_running(home: CoordinatorHome) -> None:

@@ -365,15 +365,19 @@ class Coordinator:
     def _largest_spending(self, base: Release) -> PrivacySpent | None:
         """What the device that has spent most has spent over all rounds, by composition.
 
-        Nothing is said of a model one of whose ancestors was trained without privacy.
+        Nothing is said of a model one of whose ancestors was trained without privacy, nor of trainings whose
+        epsilons protect different units.
         """
         if self._settings.privacy is None:
             return None
         if base.version > 0 and base.manifest.privacy is None:
             log.warning("version %d was not trained privately, so no epsilon is stated", base.version)
             return None
-        delta = self._settings.privacy.delta
-        totals = [compose(spent, delta) for spent in self._registry.spendings().values()]
+        spendings = self._registry.spendings().values()
+        if len({one.unit for spent in spendings for one in spent}) > 1:
+            log.warning("rounds have protected different units, so no epsilon is stated")
+            return None
+        totals = [compose(spent, self._settings.privacy.delta) for spent in spendings]
         return max(totals, key=lambda total: total.epsilon, default=None)
 
     def _fail(self, order: Order, error: FedAudioError) -> None:

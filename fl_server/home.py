@@ -30,6 +30,11 @@ class CoordinatorHome:
         return self.root / "coordinator.db"
 
     @property
+    def warm_start(self) -> Path:
+        """The body of the first version, where it is not to begin from nothing (`fl_server.warm_start`)."""
+        return self.root / "warm-start.safetensors"
+
+    @property
     def releases(self) -> Path:
         return self.root / "releases"
 

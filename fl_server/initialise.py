@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import tomli_w
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.errors import ConfigError, CoordinatorError
 from common.files import make_folder, write_atomic
+from common.protocol.tensors import Weights, encode_weights
 from common.security.canonical import canonical
 from common.security.certificates import TLS_LIFETIME, issue_device_ca, issue_tls, make_root
 from common.security.keys import KeyFolder
@@ -41,6 +42,7 @@ def initialise(
     *,
     names: Sequence[str],
     passphrase: bytes | None = None,
+    make_body: Callable[[], Weights] | None = None,
 ) -> str:
     """Make the keys, the certificates and server.toml, and return the root's fingerprint, which devices pin.
 
@@ -50,11 +52,14 @@ def initialise(
         settings: only what was set explicitly is written.
         names: host names and IP addresses the TLS certificate is valid for.
         passphrase: encrypts the private keys; without one their files' mode alone protects them.
+        make_body: gives all parameters but the head's that the first version begins with, and may take long;
+            see `fl_server.warm_start`.
 
     Raises:
         CoordinatorError: FA-5010 there is one already.
         ConfigError: FA-6003 no name, or one that cannot be.
         StorageError: FA-8001.
+        Whatever `make_body` raises.
     """
     if home.config.exists():
         raise CoordinatorError(
@@ -64,6 +69,7 @@ def initialise(
         raise ConfigError("FA-6003", "The certificate needs a name.", "Give one with --names.")
     root, root_key = make_root()
     tls, tls_key = certify_tls(root, root_key, names)
+    body = make_body() if make_body else None
     make_folder(home.root, mode=0o700)
     registry = Registry(home.database)
     try:
@@ -78,6 +84,8 @@ def initialise(
             evidence.append(session, "fleet-created", root=pin)
     finally:
         registry.close()
+    if body is not None:
+        write_atomic(home.warm_start, encode_weights(body))
     document = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     write_atomic(home.config, (_HEADER + tomli_w.dumps(document)).encode())
     return pin

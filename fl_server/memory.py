@@ -55,12 +55,12 @@ class Memory:
 
 
 def made_by(recipe: Recipe, optimizer: OptimizerConfig, schema: Schema) -> str:
-    """Names all that a memory hangs on: the algorithm, the kind of server optimiser, the model's shapes.
+    """Names all that a memory hangs on: algorithm, what is trained, kind of server optimiser, model's shapes.
 
     Under any other, earlier norms and steps are those of something else, and moments and control variates
     mean nothing.
     """
-    return json.dumps([recipe.algorithm, optimizer.kind, sorted(schema.items())])
+    return json.dumps([recipe.algorithm, recipe.trained, optimizer.kind, sorted(schema.items())])
 
 
 def decode_memory(data: bytes | None, of: str) -> Memory:

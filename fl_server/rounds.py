@@ -12,7 +12,7 @@ import numpy as np
 
 from common.errors import CoordinatorError, ProtocolError
 from common.files import sha256
-from common.protocol.answer import Answer, Refusal, Report
+from common.protocol.answer import Answer, PrivacySpent, Refusal, Report
 from common.protocol.plan import Plan
 from common.protocol.release import Metrics
 from common.protocol.tensors import Schema, Weights
@@ -266,12 +266,20 @@ def _check_privacy(report: Report, settings: ServerSettings) -> None:
     if (
         asked is None
         or spent is None
-        or (spent.noise_multiplier, spent.delta) != (asked.noise_multiplier, asked.delta)
+        or (spent.noise_multiplier, spent.unit) != (asked.noise_multiplier, asked.unit)
+        # More by what the sampler of the noise may be wrong by, which is nothing but for huge epsilons.
+        or spent.delta < asked.delta
         or spent.steps > most
+        or (asked.units and not _tells_nothing(report, spent, asked.units, recipe.batch_size))
     ):
         raise ProtocolError(
             "FA-3009", "The update was not trained with the privacy the plan asks for.", "Update the device."
         )
+
+
+def _tells_nothing(report: Report, spent: PrivacySpent, units: int, batch_size: int) -> bool:
+    """Whether the numbers in `report` are those of any device, by the plan."""
+    return report.clips == units and spent.sampling_rate == min(1.0, batch_size / units)
 
 
 def _check_update(answer: Answer, settings: ServerSettings) -> None:

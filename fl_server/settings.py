@@ -11,6 +11,9 @@ from common.protocol.plan import Privacy, Recipe
 from common.settings import Settings
 from common.task import Task
 
+BABBLE = "babble"
+"""The source of a warm start that is made on the spot: synthetic voices say words without a meaning."""
+
 
 class OptimizerConfig(Settings):
     """Which server optimiser, and its numbers. FedAvg with rate 1 takes the mean as it is."""
@@ -113,7 +116,9 @@ class ReleaseRules(Settings):
     )
 
 
-def check_together(recipe: Recipe, aggregation: Aggregation, rounds: RoundSettings) -> None:
+def check_together(
+    recipe: Recipe, privacy: Privacy | None, aggregation: Aggregation, rounds: RoundSettings
+) -> None:
     """Refuse settings each of which is right, and which together are not.
 
     Raises:
@@ -129,6 +134,17 @@ def check_together(recipe: Recipe, aggregation: Aggregation, rounds: RoundSettin
         raise ValueError(
             "rounds.weighting = 'clips' needs aggregation.rule = 'mean' and mixing = 'off': "
             "with anything else every update counts as one"
+        )
+    if privacy is None:
+        return
+    if recipe.algorithm == "scaffold" and privacy.average:
+        raise ValueError("scaffold needs privacy.average = 0")
+    if privacy.units > rounds.max_clips:
+        raise ValueError("privacy.units is more than rounds.max_clips, so every update would be refused")
+    if rounds.weighting == "clips":
+        raise ValueError(
+            "rounds.weighting = 'clips' does not go with [privacy], under which no device says how many "
+            "clips it has"
         )
 
 
@@ -151,7 +167,7 @@ class ServerSettings(Settings):
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
-        check_together(self.recipe, self.aggregation, self.rounds)
+        check_together(self.recipe, self.privacy, self.aggregation, self.rounds)
         return self
 
     @property

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from common.audio.golden import golden_clip
 from common.errors import CoordinatorError
-from common.files import make_folder, sha256, write_atomic
+from common.files import is_there, make_folder, sha256, write_atomic
 from common.protocol.algorithms import AlgorithmName
 from common.protocol.answer import PrivacySpent
 from common.protocol.release import (
@@ -204,11 +204,13 @@ class Versions:
         from common.models.export import export_graph
         from common.models.registry import build_model
         from common.models.weights import get_weights
+        from fl_server.warm_start import read_body, warm_model
 
         task = self._settings.task
         model = build_model(task, torch.Generator().manual_seed(self._settings.seed))
         graph, how = export_graph(model, task)
-        weights = get_weights(model)
+        warm = self._home.warm_start
+        weights = warm_model(task, read_body(warm, task)) if is_there(warm) else get_weights(model)
         oldest = self._settings.releases.minimum_client
         content = _Content(
             task,

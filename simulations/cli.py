@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
+from simulations.options import AsJson
 from simulations.report_cli import report
 from simulations.robustness_cli import robustness
 from simulations.run_cli import run
@@ -25,7 +24,7 @@ def group() -> None:
 
 @app.command("list")
 def list_scenarios(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the scenarios that come with fedaudio."""
     import json

@@ -6,16 +6,19 @@ import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.data.clips import Clips
 from common.data.splits import hold_out
-from common.data.synthetic.corpus import Kind, make_corpus
 from common.errors import DataError
-from common.files import locked, make_folder
+from common.files import make_folder
 from common.results import Speakers
 from common.version import VERSION
 from simulations.draws import draws
 from simulations.scenario import DataChoice
+
+if TYPE_CHECKING:
+    from common.data.synthetic.corpus import Kind
 
 LABELS: dict[Kind, int] = {"words": 10, "textures": 8}
 """Labels of a synthetic corpus; one of words has background besides."""
@@ -38,7 +41,7 @@ def read_collection(choice: DataChoice, cache: Path) -> Clips:
     """Every clip that the scenario is about, each once.
 
     Args:
-        cache: folder where a synthetic corpus is made, or was.
+        cache: folder where a synthetic corpus is made, or was; nobody else may use it meanwhile.
 
     Raises:
         DataError: FA-2001..FA-2006 as `Clips.load`, FA-2053 the clips do not have one of the labels.
@@ -109,13 +112,15 @@ def _chosen(choice: int | tuple[str, ...], drawn: Sequence[str], taken: Collecti
 
 
 def _corpus(choice: DataChoice, cache: Path) -> Path:
+    # With scipy, which takes most of a second to import.
+    from common.data.synthetic.corpus import make_corpus
+
     kind, labels = choice.synthetic, LABELS[choice.synthetic]
     name = f"{kind}-{choice.voices}-{labels}-{choice.takes}-{VERSION}"
     folder = make_folder(cache / "corpora") / name
-    with locked(folder.with_name(f".{name}.lock")):
-        # The manifest is written last: where it is, the corpus is whole.
-        if not (folder / "manifest.csv").is_file():
-            make_corpus(
-                folder, kind=kind, voices=choice.voices, labels=labels, takes=choice.takes, seed=CORPUS_SEED
-            )
+    # The manifest is written last: where it is, the corpus is whole.
+    if not (folder / "manifest.csv").is_file():
+        make_corpus(
+            folder, kind=kind, voices=choice.voices, labels=labels, takes=choice.takes, seed=CORPUS_SEED
+        )
     return folder

@@ -8,18 +8,28 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import platformdirs
+
 from common.errors import SimulationError
-from common.files import write_atomic
+from common.files import locked, make_folder, write_atomic
+from common.protocol.tensors import Weights
 from fl_server.rounds import log as rounds_log
+from fl_server.warm_start import find_body
 from simulations.backends import make_pool
 from simulations.checkpoint import Checkpoint, RunFolder
 from simulations.conclusion import conclude
+from simulations.population import World
 from simulations.progress import Progress
 from simulations.release import write_release
 from simulations.results import SimulationResults
 from simulations.scenario import Scenario
 from simulations.simulation import Simulation
 from simulations.world import build_world
+
+
+def own_cache() -> Path:
+    """The user's own folder of what is computed from clips; at worst it costs time to empty it."""
+    return platformdirs.user_cache_path("fedaudio") / "simulations"
 
 
 def simulate(
@@ -43,7 +53,7 @@ def simulate(
             do not depend on it.
         resume: go on where a run in `folder` ended.
         backend: "local", "ray" or "flower".
-        cache: keeps what is computed from clips for other runs; by default in `folder`.
+        cache: keeps what is computed from clips for other runs; by default `own_cache()`.
         release: whether the last version is exported as one.
         watch: told of the progress, several times a round.
 
@@ -51,7 +61,8 @@ def simulate(
         SimulationError: FA-9001 workers die, FA-9006 there is no room for what they say; FA-9002 there is
             another run in `folder`, or its clips have changed, FA-9003 it goes on, FA-9004 it is damaged;
             FA-9005 the backend; FA-9103 the trace; FA-9201 the attack, FA-9204 nobody attacks.
-        DataError, ConfigError: as `build_world`; FA-6040, FA-6041, the rule can work in no round.
+        DataError, ConfigError: as `build_world`; CoordinatorError, ProtocolError: as `find_body`.
+        ConfigError: FA-6040, FA-6041, the rule can work in no round.
         TrainingError: FA-7001, the architecture.
         StorageError: FA-8001.
     """
@@ -59,20 +70,30 @@ def simulate(
     with run.alone(), _quiet():
         begin, known = time.monotonic(), run.open(resume)
         watch(Progress("preparing", scenario.number_of_rounds))
-        world = build_world(scenario, seed, folder / "world", cache or folder / "cache")
+        world = build_world(scenario, seed, folder / "world", cache or own_cache())
         if known and known.facts.world != world.key:
             raise SimulationError(
                 "FA-9002",
                 f"The clips of the simulation in {folder} have changed since it began.",
                 "Put back the clips it began with, or give another folder with --out.",
             )
+        body = _warm_start(scenario, world, cache or own_cache())
         with closing(make_pool(backend, world.folder, scenario, seed, folder / "kept", workers)) as pool:
-            simulation = Simulation(world, scenario, seed, pool, workers, watch)
+            simulation = Simulation(world, scenario, seed, pool, workers, watch, body)
             at = simulation.start(known).prepared(time.monotonic() - begin)
             results, at = _run(simulation, run, at)
             if release and at.facts.version > 0 and not results.interrupted:
                 write_release(simulation, at, folder / "release")
             return results
+
+
+def _warm_start(scenario: Scenario, world: World, cache: Path) -> Weights | None:
+    """The body of the first version, if the scenario wants one; the same for all seeds, as a release is."""
+    warm = scenario.warm_start
+    if warm is None:
+        return None
+    with locked(make_folder(cache, mode=0o700) / ".lock"):
+        return find_body(warm.sources, world.task, cache, warm.epochs)
 
 
 def _run(simulation: Simulation, run: RunFolder, at: Checkpoint) -> tuple[SimulationResults, Checkpoint]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.algorithms.registry import ALGORITHMS
+from common.models.acoustic import trained_part
 from common.protocol.answer import Answer, decode_answer, encode_answer
 from common.protocol.plan import Plan, parse_plan
 from common.protocol.tensors import Row, Schema, Weights, encoded_size, split_row
@@ -127,7 +128,9 @@ class SimulatedFleet:
         return answered, took if len(answered) == len(windows) else plan.seconds
 
     def _answer_schema(self, plan: Plan) -> Schema:
-        return ALGORITHMS[plan.recipe.algorithm].answer_schema(self._schema)
+        return ALGORITHMS[plan.recipe.algorithm].answer_schema(
+            trained_part(plan.recipe.trained, self._schema)
+        )
 
     def _forge(self, held_back: _HeldBack) -> Iterator[tuple[int, bytes]]:
         """What the attackers send, when all others have answered."""

@@ -74,5 +74,5 @@ def _with_noise(
         time_masks=nothing,
         band_masks=nothing,
     )
-    heard: Energies = change_energies(torch.from_numpy(energies), changes).numpy()
+    heard: Energies = change_energies(torch.from_numpy(np.array(energies)), changes).numpy()
     return heard

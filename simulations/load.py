@@ -12,6 +12,7 @@ from typing import Any
 
 from common.errors import ConfigError, SimulationError
 from common.settings import parse_settings
+from fl_server.settings import BABBLE
 from simulations.scenario import Scenario
 
 DATA_VARIABLE = "FEDAUDIO_DATA"
@@ -53,7 +54,17 @@ def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
         data = data.model_copy(update={"path": _found(data.path, beside)})
     if behaviour.trace is not None:
         behaviour = behaviour.model_copy(update={"trace": _found(behaviour.trace, beside)})
-    return scenario.model_copy(update={"data": data, "behaviour": behaviour})
+    warm = scenario.warm_start
+    if warm is not None:
+        sources = [one if one == BABBLE else str(_found(Path(one), beside)) for one in warm.sources]
+        if data.path is not None and str(data.path) in sources:
+            raise ConfigError(
+                "FA-6003",
+                f"{data.path} is to be learned from before any device, and it is what devices are tested on.",
+                "Name another collection in warm_start.sources.",
+            )
+        warm = warm.model_copy(update={"sources": tuple(sources)})
+    return scenario.model_copy(update={"data": data, "behaviour": behaviour, "warm_start": warm})
 
 
 def _shipped(name: str) -> bytes:

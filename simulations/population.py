@@ -134,7 +134,9 @@ class StoredPopulation:
         return int(self.recordings.windows(clips[~self._held[clips]]).sum())
 
     def data(self, device: int) -> FeatureSet:
-        heard, record = self.recordings.of(self._clips_of(device)), self.record
+        clips, record = self._clips_of(device), self.record
+        heard = self.recordings.of(clips)
+        heard = replace(heard, speakers=self._speaker[clips][heard.clip_index].astype(np.int64))
         if record.noise_snr_db is None and not record.microphone_db:
             return heard
         energies = hear(

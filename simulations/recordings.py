@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.audio.batch import BatchFrontEnd
 from common.data.features import FeatureSet
-from common.files import locked, make_folder, open_atomic
+from common.files import make_folder, open_atomic
 from common.task import Task
 
 Numbers = NDArray[np.int32] | NDArray[np.int64]
@@ -82,15 +82,14 @@ def features_file(energies: NDArray[np.float32], name: str, task: Task, cache: P
         StorageError: FA-8001.
     """
     path = make_folder(cache) / f"{name}.npy"
-    with locked(cache / f".{name}.lock"):
-        if not path.exists():
-            shape = (len(energies), task.clip_frames, task.front_end.features)
-            with open_atomic(path) as file:
-                np.lib.format.write_array_header_1_0(
-                    file, {"descr": "<f4", "fortran_order": False, "shape": shape}
-                )
-                for batch in _features(energies, task):
-                    file.write(batch.tobytes())
+    if not path.exists():
+        shape = (len(energies), task.clip_frames, task.front_end.features)
+        with open_atomic(path) as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+            )
+            for batch in _features(energies, task):
+                file.write(batch.tobytes())
     return path
 
 

@@ -89,8 +89,7 @@ def measure(
         attacks, rules: see `choose_attack` and `choose_rule`.
         folder: gets one folder for each pair, in it one for each seed, and robustness.json, which is
             written anew after each run.
-        workers, backend: of each run.
-        cache: keeps what is computed from clips; by default in `folder`, for all runs.
+        workers, backend, cache: of each run.
 
     Raises:
         SimulationError: FA-9202 no such attack, FA-9203 no such rule, and as `simulate`.
@@ -112,7 +111,7 @@ def measure(
 
         place = folder / "_".join(pair) / f"seed-{seed}"
         try:
-            results = _run(chosen[pair], seed, place, workers, backend, cache or folder / "cache", tell)
+            results = _run(chosen[pair], seed, place, workers, backend, cache, tell)
         except KeyboardInterrupt:
             break
         if results.interrupted:
@@ -207,7 +206,7 @@ def _run(
     folder: Path,
     workers: int,
     backend: str,
-    cache: Path,
+    cache: Path | None,
     watch: Callable[[Progress], None],
 ) -> SimulationResults:
     """Run one simulation, or go on with it, unless it is finished."""

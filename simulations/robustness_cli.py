@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simulations.run_cli import INTERRUPTED, complete
+from simulations.options import AsJson, Backend, Cache, Changes, ScenarioName, Workers
+from simulations.run_cli import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,9 +23,7 @@ ATTACKS = "none,sign-flip,gaussian,zero,stale,label-flip,alie,ipm,backdoor,sybil
 
 
 def robustness(
-    scenario: Annotated[
-        str, typer.Argument(help="Name of a shipped scenario, or a TOML file.", autocompletion=complete)
-    ] = "poisoned",
+    scenario: ScenarioName = "poisoned",
     attacks: Annotated[
         str, typer.Option(help="With commas; NAME=STRENGTH for another strength than the usual.")
     ] = ATTACKS,
@@ -42,16 +41,9 @@ def robustness(
     rounds: Annotated[int | None, typer.Option(min=1, help="Instead of the scenario's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first of the seeds.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="How often each is run, each with the next seed.")] = 1,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that train; one for each processor if not given.")
-    ] = None,
-    backend: Annotated[
-        Literal["local", "ray", "flower"],
-        typer.Option(help="Who trains: processes here, a Ray cluster, or Flower's own simulation."),
-    ] = "local",
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE in place of what the scenario says.")
-    ] = None,
+    workers: Workers = None,
+    backend: Backend = "local",
+    changes: Changes = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -59,10 +51,8 @@ def robustness(
             "if not given."
         ),
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps features from run to run; in --out if not given.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    cache: Cache = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a scenario with attacks against aggregation rules, and print what each attack achieves.
 

@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from simulations.options import AsJson, Backend, Cache, Changes, ScenarioName, Workers
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as of any command that a shell runs."""
 
 
-def complete(incomplete: str) -> list[str]:
-    """Shipped scenarios that begin so, for the shell."""
-    from simulations.load import shipped_scenarios
-
-    return [name for name in shipped_scenarios() if name.startswith(incomplete)]
-
-
 def run(
-    scenario: Annotated[
-        str, typer.Argument(help="Name of a shipped scenario, or a TOML file.", autocompletion=complete)
-    ],
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE in place of what the scenario says; as often as needed."),
-    ] = None,
+    scenario: ScenarioName,
+    changes: Changes = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn, but for privacy noise.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="How many runs, each with the next seed.")] = 1,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that train; one for each processor if not given.")
-    ] = None,
+    workers: Workers = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results; runs/SCENARIO if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in that folder.")] = False,
-    backend: Annotated[
-        Literal["local", "ray", "flower"],
-        typer.Option(help="Who trains: processes here, a Ray cluster, or Flower's own simulation."),
-    ] = "local",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps features from run to run; in --out if not given.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    backend: Backend = "local",
+    cache: Cache = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a scenario. Each seed's results go to a folder of its own, --out/seed-N.
 
@@ -72,7 +55,7 @@ def run(
                     workers=workers or len(os.sched_getaffinity(0)),
                     resume=resume,
                     backend=backend,
-                    cache=cache or folder / "cache",
+                    cache=cache,
                     watch=view.update,
                 )
             results.append(result)

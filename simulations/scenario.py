@@ -103,6 +103,17 @@ class AttackChoice(Settings):
     poisoned: Share = Field(0.5, description="share of an attacker's clips that carry it")
 
 
+class WarmStart(Settings):
+    """What the first version has learned from, before any device; see `fl_server.warm_start`."""
+
+    sources: tuple[str, ...] = Field(
+        min_length=1,
+        description="collections of clips, of which 'babble' is synthetic; or one release or safetensors "
+        "file; all looked for as data.path is",
+    )
+    epochs: int | None = Field(None, ge=1, le=1000, description="over the clips; as a coordinator if unset")
+
+
 class SimulatedRounds(RoundSettings):
     """How a round is held."""
 
@@ -121,6 +132,7 @@ class Scenario(Settings):
     )
     data: DataChoice = DataChoice()
     task: TaskChoice = TaskChoice()
+    warm_start: WarmStart | None = None
     population: PopulationChoice = PopulationChoice()
     behaviour: BehaviourChoice = BehaviourChoice()
     attack: AttackChoice = AttackChoice()
@@ -133,7 +145,7 @@ class Scenario(Settings):
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
-        check_together(self.recipe, self.aggregation, self.rounds)
+        check_together(self.recipe, self.privacy, self.aggregation, self.rounds)
         return self
 
     @property

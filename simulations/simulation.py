@@ -13,6 +13,7 @@ from common.errors import SimulationError
 from common.models.registry import build_model
 from common.models.weights import get_weights
 from common.protocol.tensors import Weights, schema_of
+from fl_server.warm_start import warm_model
 from simulations.attacks.registry import draw_attackers, make_attack
 from simulations.behaviour import make_behaviour
 from simulations.checkpoint import Checkpoint, Facts
@@ -33,6 +34,7 @@ class Simulation:
     Args:
         world: what they make of the clips.
         pool: of so many workers.
+        body: all parameters but the head's that the first version begins with; random ones if there are none.
         watch: told of the progress, several times a round.
 
     Raises:
@@ -49,6 +51,7 @@ class Simulation:
         pool: Pool,
         workers: int = 1,
         watch: Callable[[Progress], None] = lambda progress: None,
+        body: Weights | None = None,
     ) -> None:
         self.world, self.scenario, self.seed, self.workers = world, scenario, seed, workers
         self.settings = scenario.server_settings(world.task, seed)
@@ -58,7 +61,11 @@ class Simulation:
         if scenario.attack.kind != "none" and not self.attackers:
             raise _nobody_attacks(scenario, len(population))
         self.judge = Judge(world, attack)
-        self.untrained = get_weights(build_model(world.task, torch.Generator().manual_seed(seed)))
+        self.untrained = (
+            get_weights(build_model(world.task, torch.Generator().manual_seed(seed)))
+            if body is None
+            else warm_model(world.task, body)
+        )
         schema = schema_of(self.untrained)
         check_rule(self.settings, schema, scenario.largest_cohort, world.validation)
         self._fleet = SimulatedFleet(

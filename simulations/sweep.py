@@ -110,8 +110,7 @@ def sweep(
 
     Args:
         cells: as `plan_sweep` makes them, at least one.
-        workers, backend: of each run.
-        cache: keeps what is computed from clips; by default in `out`, for all runs.
+        workers, backend, cache: of each run.
 
     Raises:
         SimulationError: as `simulate`.
@@ -140,7 +139,7 @@ def sweep(
                 workers=workers,
                 resume=True,
                 backend=backend,
-                cache=cache or out / "cache",
+                cache=cache,
                 release=False,
                 watch=tell,
             )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from simulations.run_cli import INTERRUPTED, complete
+from simulations.options import Backend, Cache, Changes, ScenarioName, Workers
+from simulations.run_cli import INTERRUPTED
 
 if TYPE_CHECKING:
     from simulations.sweep import SweepProgress, Watch
@@ -22,29 +23,17 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    scenario: Annotated[
-        str, typer.Argument(help="Name of a shipped scenario, or a TOML file.", autocompletion=complete)
-    ],
+    scenario: ScenarioName,
     grid: Annotated[list[str], typer.Option("--grid", help="KEY=V1,V2,...; for each key once.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds each cell is run with.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that train; one for each processor if not given.")
-    ] = None,
-    backend: Annotated[
-        Literal["local", "ray", "flower"],
-        typer.Option(help="Who trains: processes here, a Ray cluster, or Flower's own simulation."),
-    ] = "local",
+    workers: Workers = None,
+    backend: Backend = "local",
     out: Annotated[
         Path | None, typer.Option(help="Folder for results; runs/sweep-SCENARIO if not given.")
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE in place of what the scenario says; as often as needed."),
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps features from run to run; in --out if not given.")
-    ] = None,
+    changes: Changes = None,
+    cache: Cache = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print sweep.json instead of a table.")] = False,
 ) -> None:
     """Run all combinations of values of some settings; the same command goes on with what was stopped."""

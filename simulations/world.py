@@ -15,10 +15,11 @@ from common.data.clips import Clips
 from common.data.features import FeatureSet, load_features
 from common.data.partitions import by_dirichlet, by_speaker, iid, shared, thinned
 from common.data.splits import holdout_indices
-from common.files import make_folder, open_atomic, rename, sha256, storage_error, write_atomic
+from common.files import locked, make_folder, open_atomic, rename, sha256, storage_error, write_atomic
 from common.results import Speakers
 from common.settings import parse_settings
 from common.task import Task
+from common.version import VERSION
 from simulations.collection import divide, read_collection
 from simulations.draws import draws
 from simulations.hearing import make_noises
@@ -38,7 +39,7 @@ def build_world(scenario: Scenario, seed: int, folder: Path, cache: Path) -> Wor
 
     Args:
         folder: replaced if it holds another world; made whole or not at all.
-        cache: kept from one world to the next.
+        cache: kept from one world to the next; of several runs one at a time uses it, and the others wait.
 
     Raises:
         DataError: FA-2001..FA-2006 the collection, FA-2007 no clip can be read, FA-2009, FA-2050..FA-2052 who
@@ -46,6 +47,12 @@ def build_world(scenario: Scenario, seed: int, folder: Path, cache: Path) -> Wor
         ConfigError: FA-6003, the task does not fit the clips.
         StorageError: FA-8001.
     """
+    # Until the world has what it needs: another run may find a file out of date, and remove it.
+    with locked(make_folder(cache, mode=0o700) / ".lock"):
+        return _build(scenario, seed, folder, cache)
+
+
+def _build(scenario: Scenario, seed: int, folder: Path, cache: Path) -> World:
     clips = read_collection(scenario.data, cache)
     labels = scenario.data.labels or clips.labels
     task = parse_settings(Task, dict(scenario.task) | {"labels": labels}, scenario.name)
@@ -54,7 +61,9 @@ def build_world(scenario: Scenario, seed: int, folder: Path, cache: Path) -> Wor
     holdout = settings.rounds.holdout if settings.devices_evaluate else 0.0
     alike = not choice.microphone_db and choice.noise_snr_db is None
     ready = alike and scenario.recipe.augmentation.is_off
-    key = _key(scenario.data, task, choice, holdout, ready, seed, _file(pool).name)
+    # A synthetic corpus is the same wherever and whenever it is made.
+    sounds = _file(pool).name if scenario.data.path else VERSION
+    key = _key(scenario.data, task, choice, holdout, ready, seed, sounds)
     if _holds(folder, key):
         return open_world(folder)
 

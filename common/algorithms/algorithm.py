@@ -7,10 +7,11 @@ algorithm remembers is tensors too: `memory` at the coordinator, `kept` on a dev
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from common.models.acoustic import AcousticModel
+from common.models.acoustic import AcousticModel, trained_part
 from common.models.weights import get_weights, live_weights
 from common.protocol.plan import Recipe
 from common.protocol.tensors import Schema, Weights
@@ -38,7 +39,7 @@ class Part:
 
     def answer(self, steps: int) -> tuple[Weights, Weights]:
         """What to send after `steps` steps, and what to keep for the next part."""
-        return self.delta(), {}
+        return trained_part(self.recipe.trained, self.delta()), {}
 
     def delta(self) -> Weights:
         """New weights minus old, of the whole model."""
@@ -64,7 +65,7 @@ class Algorithm:
         return schema
 
     def answer_schema(self, schema: Schema) -> Schema:
-        """Shapes of the tensors of an answer."""
+        """Shapes of the tensors of an answer, of a recipe that trains the parameters of `schema`."""
         return schema
 
     def kept_schema(self, schema: Schema) -> Schema:
@@ -86,4 +87,4 @@ class Algorithm:
             weights: of the model that was sent.
             share: of the fleet's devices, those whose answers are in the mean; in (0, 1].
         """
-        return mean, {}
+        return {name: mean.get(name, np.zeros_like(value)) for name, value in weights.items()}, {}

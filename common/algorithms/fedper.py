@@ -6,8 +6,6 @@ The shared model keeps the head that it was made with, from which a device start
 
 from __future__ import annotations
 
-import numpy as np
-
 from common.algorithms.algorithm import Algorithm, Part
 from common.models.acoustic import HEAD
 from common.models.weights import get_weights
@@ -37,9 +35,3 @@ class FedPer(Algorithm):
 
     def start(self, order: Weights, kept: Weights) -> Weights:
         return order | kept
-
-    def conclude(
-        self, mean: Weights, weights: Weights, memory: Weights, share: float
-    ) -> tuple[Weights, Weights]:
-        """The head of the shared model stays as it is."""
-        return {name: mean.get(name, np.zeros_like(value)) for name, value in weights.items()}, {}

@@ -19,6 +19,9 @@ from common.data.energy_cache import load_energies
 from common.errors import DataError
 from common.task import Task
 
+Windows = NDArray[np.int64]
+"""Indices of windows of a data set."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -33,6 +36,8 @@ class FeatureSet:
         skipped: file and reason, for each clip that could not be used.
         features: what the task's front end makes of `energies`, (N, T, F) float32, where that is known
             already; else it is computed whenever it is needed.
+        recordings, speakers: a number for the recording each window was cut from and for who speaks in it,
+            (N,) int64; -1 where that is not known, None where it is of no window.
     """
 
     energies: NDArray[np.float32]
@@ -40,6 +45,8 @@ class FeatureSet:
     clip_index: NDArray[np.int64]
     skipped: tuple[tuple[str, str], ...] = ()
     features: NDArray[np.float32] | None = None
+    recordings: NDArray[np.int64] | None = None
+    speakers: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,9 +54,15 @@ class FeatureSet:
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> FeatureSet:
         """The windows at `indices` in that order, copied into memory."""
         chosen = np.asarray(indices, dtype=np.int64)
-        features = None if self.features is None else self.features[chosen]
-        energies, labels, clip_index = self.energies[chosen], self.labels[chosen], self.clip_index[chosen]
-        return FeatureSet(energies, labels, clip_index, self.skipped, features)
+        return FeatureSet(
+            self.energies[chosen],
+            self.labels[chosen],
+            self.clip_index[chosen],
+            self.skipped,
+            None if self.features is None else self.features[chosen],
+            None if self.recordings is None else self.recordings[chosen],
+            None if self.speakers is None else self.speakers[chosen],
+        )
 
 
 def load_features(clips: Clips, task: Task, cache: Path) -> FeatureSet:
@@ -87,6 +100,8 @@ def load_features(clips: Clips, task: Task, cache: Path) -> FeatureSet:
         np.repeat(labels, energies.windows),
         np.repeat(np.array(wanted, dtype=np.int64), energies.windows),
         skipped,
+        recordings=np.repeat(_numbered([clips[index].group for index in wanted]), energies.windows),
+        speakers=np.repeat(_numbered([clips[index].speaker for index in wanted]), energies.windows),
     )
 
 
@@ -109,3 +124,9 @@ def load_background(path: Path, task: Task, cache: Path) -> FeatureSet | None:
         return None
     clip_index = np.repeat(np.arange(len(files), dtype=np.int64), energies.windows)
     return FeatureSet(energies.rows, np.full_like(clip_index, -1), clip_index, skipped)
+
+
+def _numbered(names: Sequence[str | None]) -> NDArray[np.int64]:
+    """A number for each name, the same for the same; -1 for None."""
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))} | {None: -1}
+    return np.array([number[name] for name in names], dtype=np.int64)

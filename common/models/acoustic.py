@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from common.protocol.plan import Trained
 
 State: TypeAlias = tuple[Tensor, ...]
 """What a streaming model remembers of the frames it has seen; each tensor (B, channels, frames)."""
 
 HEAD = "classify."
 """What the names of the head's parameters begin with, in every architecture: the layer that gives logits."""
+
+Kept = TypeVar("Kept")
+
+
+def trained_part(trained: Trained, tensors: Mapping[str, Kept]) -> dict[str, Kept]:
+    """Of what is given by parameters' names, that of the parameters a recipe trains (`Recipe.trained`)."""
+    return {name: value for name, value in tensors.items() if trained == "all" or name.startswith(HEAD)}
+
+
+def without_head(tensors: Mapping[str, Kept]) -> dict[str, Kept]:
+    """Of what is given by parameters' names, that of the body: all but the head."""
+    return {name: value for name, value in tensors.items() if not name.startswith(HEAD)}
 
 
 class AcousticModel(nn.Module):

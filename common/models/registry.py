@@ -13,9 +13,14 @@ from common.errors import TrainingError
 from common.models.acoustic import AcousticModel
 from common.models.ds_cnn import DsCnn
 from common.models.tc_stream import TcStream
+from common.models.tc_window import TcWindow
 from common.task import Task
 
-ARCHITECTURES: Mapping[str, Callable[[Task], AcousticModel]] = {"tc-stream": TcStream, "ds-cnn": DsCnn}
+ARCHITECTURES: Mapping[str, Callable[[Task], AcousticModel]] = {
+    "tc-stream": TcStream,
+    "tc-window": TcWindow,
+    "ds-cnn": DsCnn,
+}
 
 
 def build_model(task: Task, generator: torch.Generator) -> AcousticModel:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from common.errors import ProtocolError
 from common.protocol.tensors import Row, Schema, Weights, decode_row, encode_weights, split_row
+from common.protocol.unit import Unit
 from common.security.canonical import Printable, canonical, read_canonical
 from common.settings import Settings
 
@@ -25,11 +26,14 @@ CLIP_LIMIT = 1_000_000
 
 
 class PrivacySpent(Settings):
-    """What one round cost, and of what."""
+    """What a training has cost, of what, and on whose word: a promise that must be read as a whole."""
 
     epsilon: float = Field(ge=0, le=1e18, allow_inf_nan=False)
-    delta: float = Field(ge=0, lt=1)
-    unit: Literal["one clip"] = "one clip"
+    delta: float = Field(ge=0, le=1, description="with the error of the sampler; 1: nothing is promised")
+    unit: Unit = "clip"
+    adjacency: Literal["add or remove one"] = "add or remove one"
+    sampler: Literal["poisson"] = "poisson"
+    trusted: Literal["device"] = Field("device", description="noise is added there, before anybody else")
     accountant: Printable = Field(max_length=64)
     noise_multiplier: float = Field(ge=0.01, le=1000, allow_inf_nan=False)
     sampling_rate: float = Field(gt=0, le=1)

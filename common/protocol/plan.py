@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from common.errors import ProtocolError
 from common.protocol.algorithms import AlgorithmName
+from common.protocol.unit import Unit
 from common.security.canonical import canonical, read_canonical
 from common.security.statement import open_statement, sign_statement
 from common.settings import Settings
@@ -38,6 +39,10 @@ class Augmentation(Settings):
         return not (self.shift_seconds or self.gain_db or self.noise_probability or masks)
 
 
+Trained = Literal["all", "head"]
+"""What of a model is trained: all of it, or its last layer alone."""
+
+
 class Recipe(Settings):
     """How a device trains. The defaults suit keyword models of about 100k parameters."""
 
@@ -46,6 +51,9 @@ class Recipe(Settings):
     learning_rate: float = Field(2e-3, gt=0, le=10)
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(0.01, ge=0, le=1)
+    trained: Trained = Field(
+        "all", description="head: only the last layer; the rest stays as it is, and costs no privacy"
+    )
     batch_size: int = Field(16, ge=1, le=4096)
     epochs: int = Field(2, ge=1, le=1000, description="passes over the clips, unless `steps` is given")
     steps: int | None = Field(None, ge=0, le=100_000, description="optimiser steps instead of epochs")
@@ -73,11 +81,13 @@ class Recipe(Settings):
             raise ValueError("scaffold needs optimizer = 'sgd', momentum = 0 and gradient_clip = 0")
         if self.algorithm == "fedrep" and self.steps is not None and self.steps < 2:
             raise ValueError("fedrep needs 2 steps or more: the head has some and the body has some")
+        if self.trained == "head" and self.algorithm not in {"fedavg", "fedprox"}:
+            raise ValueError(f"{self.algorithm} needs trained = 'all'")
         return self
 
 
-Unit = Literal["clip", "recording", "speaker"]
-"""What one epsilon protects, on one device: a clip, all clips of one recording, or all of one speaker."""
+Clipping = Literal["flat", "per-layer", "adaptive"]
+EngineName = Literal["fused", "functorch", "opacus"]
 
 
 class Privacy(Settings):
@@ -87,6 +97,18 @@ class Privacy(Settings):
     clipping_norm: float = Field(1.0, gt=0, le=1000, description="largest gradient norm of one unit")
     delta: float = Field(1e-5, gt=0, lt=0.1)
     unit: Unit = Field("clip", description="what one epsilon protects")
+    units: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="how many a device is taken to have, so that nothing tells how many (but none) it has; "
+        "0: as many as it has, which its report then tells",
+    )
+    clipping: Clipping = Field("flat", description="see `common.privacy.clipping`")
+    quantile: float = Field(0.5, gt=0, lt=1, description="of adaptive: share of units below the norm")
+    views: int = Field(1, ge=1, le=64, description="augmented views of a clip whose gradients are averaged")
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0: none")
+    engine: EngineName = Field("fused", description="see `common.privacy.engines.registry`")
 
 
 class Plan(Settings):
@@ -118,6 +140,13 @@ class Plan(Settings):
     holdout: float = Field(0.1, ge=0, le=0.5, description="share of a device's clips kept for evaluation")
     seed: int = Field(0, ge=0, le=2**53, description="of augmentation and batches; never of privacy noise")
     seconds: float = Field(600.0, gt=0, le=86_400, description="time the devices have to answer")
+
+    @model_validator(mode="after")
+    def _algorithm_takes_average(self) -> Self:
+        # Its control variates are the sum of a training's steps, which an average of the weights is not.
+        if self.recipe.algorithm == "scaffold" and self.privacy is not None and self.privacy.average:
+            raise ValueError("scaffold needs privacy.average = 0")
+        return self
 
 
 def sign_plan(plan: Plan, key: Ed25519PrivateKey) -> bytes:

@@ -6,7 +6,8 @@ Shift, level and noise change energies, before the front end normalises them; ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -64,6 +65,12 @@ def draw_changes(
             windows, augmentation.band_masks, augmentation.band_mask_bands, features, generator
         ),
     )
+
+
+def joined(parts: Sequence[Changes]) -> Changes:
+    """The changes of all windows of `parts`, in that order."""
+    names = [field.name for field in fields(Changes)]
+    return Changes(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 def change_energies(energies: Tensor, changes: Changes) -> Tensor:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from common.audio.batch import BatchFrontEnd
 from common.audio.front_end import FrontEnd
-from common.data.features import FeatureSet
+from common.data.features import FeatureSet, Windows
 from common.errors import TrainingError
 from common.protocol.plan import Augmentation
-from common.training.augment import change_energies, draw_changes, mask_features
+from common.training.augment import Changes, change_energies, draw_changes, joined, mask_features
 from common.training.noise import synthetic_noise
-
-Windows = npt.NDArray[np.int64]
-"""Indices of windows of a data set."""
 
 
 def plain_features(front_end: BatchFrontEnd, data: FeatureSet, windows: Windows) -> Tensor:
@@ -54,15 +51,30 @@ class Augmented:
         """Features (B, T, F) of `windows`, changed as `generator` says."""
         if self.augmentation.is_off:
             return plain_features(self.front_end, self.data, windows)
+        return self._changed(windows, self._draw(len(windows), generator))
+
+    @torch.no_grad()
+    def views(self, windows: Windows, views: int, generators: Iterable[torch.Generator]) -> Tensor:
+        """Features (B * views, T, F) of `views` views of each of `windows`, those of one in a row, changed as
+        its own generator says."""
+        repeated = np.repeat(windows, views)
+        if self.augmentation.is_off:
+            return plain_features(self.front_end, self.data, repeated)
+        drawn = [self._draw(views, generator) for generator in generators]
+        return self._changed(repeated, joined(drawn))
+
+    def _draw(self, windows: int, generator: torch.Generator) -> Changes:
         config = self.front_end.config
-        changes = draw_changes(
+        return draw_changes(
             self.augmentation,
-            len(windows),
+            windows,
             self.noises,
             hop_seconds=config.hop_seconds,
             features=config.features,
             generator=generator,
         )
+
+    def _changed(self, windows: Windows, changes: Changes) -> Tensor:
         energies = torch.from_numpy(self.data.energies[windows])
         return mask_features(self.front_end.normalise(change_energies(energies, changes)), changes)
 

@@ -11,14 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.data.features import Windows
 from common.errors import TrainingError
 from common.models.acoustic import AcousticModel
 from common.privacy.accounting import privacy_spent
-from common.privacy.dp_sgd import Gradient, add_noise, clipped_sum, poisson_sample
+from common.privacy.clipping import clipping_for
+from common.privacy.dp_sgd import poisson_sample, private_sum
+from common.privacy.engines.engine import trained
+from common.privacy.engines.registry import engine_for
 from common.privacy.secure_random import SecureRandom
+from common.privacy.units import units_of
 from common.protocol.answer import PrivacySpent
 from common.protocol.plan import Privacy, Recipe
-from common.training.examples import Augmented, Windows, labels_of
+from common.training.examples import Augmented, labels_of
 from common.training.micro_batch import micro_batch_size
 
 
@@ -77,7 +82,15 @@ class PlainGradients:
 
 
 class PrivateGradients:
-    """The noised mean of clipped per-clip gradients over Poisson samples (DP-SGD, Abadi et al. 2016)."""
+    """The noised mean of clipped gradients over Poisson samples of units (DP-SGD, Abadi et al. 2016).
+
+    A unit of many clips brings at most `clips_each` of them into a step, drawn anew each time, so that a step
+    is about `recipe.batch_size` clips of work whatever the unit is. A clip brings one window, seen in
+    `privacy.views` ways whose gradients are averaged (De et al. 2022); those of a unit's clips are summed.
+
+    Raises:
+        TrainingError: FA-7020 the model mixes clips, FA-7021 the unit of some clips is not known.
+    """
 
     def __init__(
         self,
@@ -89,33 +102,31 @@ class PrivateGradients:
     ) -> None:
         self._model, self._examples, self._recipe = model, examples, recipe
         self._privacy, self._random = privacy, random
-        self._size = _micro_batch(model, examples, per_sample_gradients=True)
-        clip_index = examples.data.clip_index
-        self._windows_of_clips = [np.flatnonzero(clip_index == clip) for clip in np.unique(clip_index)]
-        clips = len(self._windows_of_clips)
-        self._sampling_rate = min(1.0, recipe.batch_size / clips)
+        self._units = units_of(examples.data, privacy.unit)
+        # Where the plan says how many units there are, nothing that leaves the device depends on how many.
+        units = privacy.units or len(self._units)
+        self._sampling_rate = min(1.0, recipe.batch_size / units)
+        self._expected = self._sampling_rate * units
+        self.clips_each = math.ceil(recipe.batch_size / self._expected)
+        clips = privacy.units or sum(len(clips) for clips in self._units.clips)
         self.steps_per_epoch = -(-clips // recipe.batch_size)
+        self._clipping = clipping_for(privacy, model, self._expected)
+        self._engine = engine_for(privacy.engine, model, self._loss, *_shape(examples))
+        self._size = _micro_batch(model, examples, per_sample_gradients=True)
 
     def next_step(self) -> float:
         """As `GradientSource`. The loss is exact, hence not private: it must not leave the device."""
-        clips = poisson_sample(len(self._windows_of_clips), self._sampling_rate, self._random)
-        trained = {name: value for name, value in self._model.named_parameters() if value.requires_grad}
-        total: Gradient = {name: torch.zeros_like(value) for name, value in trained.items()}
-        loss = 0.0
-        for start in range(0, len(clips), self._size):
-            features, labels = self._one_window_each(clips[start : start + self._size])
-            part, part_loss = clipped_sum(
-                self._model, features, labels, self._loss, self._privacy.clipping_norm
-            )
-            loss += part_loss
-            total = {name: value + part[name] for name, value in total.items()}
-        deviation = self._privacy.noise_multiplier * self._privacy.clipping_norm
-        noised = add_noise(total, deviation, self._random)
-        # Divided by the expected number of clips: the actual one is as private as the clips.
-        expected = self._sampling_rate * len(self._windows_of_clips)
-        for name, value in trained.items():
-            value.grad = noised[name] / expected
-        return loss / max(1, len(clips))
+        parameters = trained(self._model)
+        sizes = [value.numel() for value in parameters]
+        losses: list[Tensor] = []
+        drawn = poisson_sample(len(self._units), self._sampling_rate, self._random)
+        noised = private_sum(self._rows(drawn, losses), sum(sizes), self._clipping, self._random)
+        # Divided by the expected number of units: the actual one is as private as the clips.
+        noised /= self._expected
+        for value, gradient in zip(parameters, torch.split(noised, sizes), strict=True):
+            value.grad = gradient.view_as(value)
+        seen = torch.cat([torch.empty(0), *losses])
+        return float(seen[seen.isfinite()].sum()) / max(1, len(seen))
 
     def spent(self, steps: int) -> PrivacySpent:
         """As `GradientSource`.
@@ -125,20 +136,50 @@ class PrivateGradients:
         """
         return privacy_spent(self._privacy, self._sampling_rate, steps)
 
-    def _one_window_each(self, clips: Windows) -> tuple[Tensor, Tensor]:
-        """Features and label of one window of each clip.
+    def _rows(self, units: Windows, losses: list[Tensor]) -> Iterator[Tensor]:
+        """Gradients of `units`, each one row, in parts; what the clips' losses are is added to `losses`."""
+        drawn = [self._units.draw(unit, self.clips_each, self._random) for unit in units]
+        together = max(1, self._size // (self.clips_each * self._privacy.views))
+        for start in range(0, len(drawn), together):
+            windows = drawn[start : start + together]
+            owners = np.repeat(np.arange(len(windows)), [len(own) for own in windows])
+            yield self._rows_of_units(np.concatenate(windows), torch.from_numpy(owners), len(windows), losses)
 
-        Each clip has a generator of its own. From a shared one, a clip's presence would change what is drawn
-        for the clips after it, and so the sum by more than the clipping norm.
+    def _rows_of_units(self, windows: Windows, owners: Tensor, units: int, losses: list[Tensor]) -> Tensor:
+        """Gradients (units, P): of `windows`, of which each belongs to the unit that `owners` says."""
+        views, sums = self._privacy.views, torch.empty(0)
+        most = max(1, self._size // views)
+        for start in range(0, len(windows), most):
+            part = windows[start : start + most]
+            labels = torch.from_numpy(np.repeat(self._examples.data.labels[part], views))
+            rows, part_losses = self._rows_in_company(self._views_of(part), labels)
+            losses.append(part_losses)
+            if views == 1 and len(windows) == units <= most:
+                return rows
+            if start == 0:
+                sums = rows.new_zeros(units, rows.shape[1])
+            sums.index_add_(0, owners[start : start + most].repeat_interleave(views), rows, alpha=1 / views)
+        return sums
+
+    def _rows_in_company(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and losses of the engine, which never sees a sample alone.
+
+        For a batch of one, torch takes other kernels, which round otherwise. Whoever picks the weights can
+        make of that a row which moves by more than the clipping norm when another unit is added.
         """
-        windows, features = [], []
-        for clip in clips:
-            generator = torch.Generator().manual_seed(self._random.seed())
-            choices = self._windows_of_clips[clip]
-            window = choices[[int(torch.randint(len(choices), (), generator=generator))]]
-            windows.append(window)
-            features.append(self._examples.features(window, generator))
-        return torch.cat(features), labels_of(self._examples.data, np.concatenate(windows))
+        if len(labels) > 1:
+            return self._engine.rows(features, labels)
+        rows, losses = self._engine.rows(features.repeat(2, 1, 1), labels.repeat(2))
+        return rows[: len(labels)], losses[: len(labels)]
+
+    def _views_of(self, windows: Windows) -> Tensor:
+        """Features of the views of `windows`.
+
+        Each window has a generator of its own. From a shared one, a clip's presence would change what is
+        drawn for the clips after it, and so the sum by more than the clipping norm.
+        """
+        generators = (torch.Generator().manual_seed(self._random.seed()) for _ in windows)
+        return self._examples.views(windows, self._privacy.views, generators)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return smoothed_loss(logits, labels, self._recipe)
@@ -155,5 +196,9 @@ def diverged(happened: str) -> TrainingError:
 
 
 def _micro_batch(model: AcousticModel, examples: Augmented, *, per_sample_gradients: bool) -> int:
-    frames, features = examples.data.energies.shape[1], examples.front_end.config.features
-    return micro_batch_size(model, frames, features, per_sample_gradients=per_sample_gradients)
+    return micro_batch_size(model, *_shape(examples), per_sample_gradients=per_sample_gradients)
+
+
+def _shape(examples: Augmented) -> tuple[int, int]:
+    """Frames and features of a window."""
+    return examples.data.energies.shape[1], examples.front_end.config.features

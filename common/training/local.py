@@ -56,7 +56,6 @@ class LocalTrainer:
     def __init__(self, task: Task) -> None:
         self._model = build_model(task, torch.Generator())
         self._front_end = BatchFrontEnd(task.front_end)
-        self._parameters = list(self._model.parameters())
         self.schema: Schema = schema_of(get_weights(self._model))
 
     def answer(
@@ -95,9 +94,6 @@ class LocalTrainer:
         begin = time.monotonic()
         algorithm, kept = ALGORITHMS[plan.recipe.algorithm], kept or {}
         model = self._model
-        # An algorithm may have frozen some parameters in an earlier training, which may have failed.
-        for value in self._parameters:
-            value.requires_grad_(True)
         set_weights(model, algorithm.start(order, kept))
         held = np.isin(data.clip_index, list(held_out)) if held_out else np.zeros(len(data), bool)
         report = partial(
@@ -107,7 +103,7 @@ class LocalTrainer:
             kind=plan.kind,
             base=plan.base,
             device=device,
-            skipped=len(data.skipped),
+            skipped=0 if plan.privacy else len(data.skipped),
         )
         if plan.kind == "evaluate":
             result = evaluate(model, self._front_end, data.subset(np.flatnonzero(held)))
@@ -128,9 +124,12 @@ class LocalTrainer:
             test_random=noise_random,
         )
         answer, keep = part.answer(done.steps)
-        loss = min(done.loss, LOSS_LIMIT) if plan.privacy is None else 0.0
-        seconds = time.monotonic() - begin
-        return Done(report(clips=done.clips, loss=loss, seconds=seconds, privacy=done.privacy), answer, keep)
+        if plan.privacy is not None:
+            # Beside its cost, an answer that noise protects tells nothing that is exact.
+            clips = plan.privacy.units or done.clips
+            return Done(report(clips=clips, privacy=done.privacy), answer, keep)
+        loss, seconds = min(done.loss, LOSS_LIMIT), time.monotonic() - begin
+        return Done(report(clips=done.clips, loss=loss, seconds=seconds), answer, keep)
 
 
 def train_local(

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from common.audio.batch import BatchFrontEnd
-from common.data.features import FeatureSet
+from common.data.features import FeatureSet, Windows
 from common.models.acoustic import AcousticModel
-from common.training.examples import Windows, plain_features
+from common.training.examples import plain_features
 from common.training.gradients import diverged
 from common.training.micro_batch import micro_batch_size
 

@@ -14,11 +14,12 @@ from common.algorithms.algorithm import Part
 from common.audio.batch import BatchFrontEnd
 from common.data.features import FeatureSet
 from common.errors import TrainingError
-from common.models.acoustic import AcousticModel
+from common.models.acoustic import AcousticModel, trained_part
 from common.models.weights import live_weights
 from common.privacy.secure_random import SecureRandom
 from common.protocol.answer import PrivacySpent
 from common.protocol.plan import Privacy, Recipe
+from common.training.averaging import WeightAverage
 from common.training.examples import Augmented, noises_for
 from common.training.gradients import GradientSource, PlainGradients, PrivateGradients, diverged
 from common.training.optimizers import optimizer_for
@@ -62,8 +63,8 @@ def train(
 
     With `privacy` each step samples, clips and noises (DP-SGD) instead of going through shuffled batches, and
     `recipe.gradient_clip` does not apply, for every clip's gradient is clipped already. What depends on the
-    weights alone (the algorithm's and L1 terms, weight decay, momentum) acts after the noise and costs no
-    privacy.
+    weights alone (the algorithm's and L1 terms, weight decay, momentum, their moving average) acts after the
+    noise and costs no privacy.
 
     Args:
         generator: batch order and augmentation; a private training does not look at it.
@@ -75,12 +76,18 @@ def train(
 
     Raises:
         TrainingError: FA-7003 there are no clips, FA-7004 the training diverged, FA-7005 the privacy noise is
-            too small, FA-7006 the noise is of another task.
+            too small, FA-7006 the noise is of another task, FA-7020 the model cannot learn privately,
+            FA-7021 the unit of privacy of some clips is not known.
     """
     if len(data.labels) == 0:
         raise TrainingError(
             "FA-7003", "There are no clips to learn from.", "Import clips with the task's labels."
         )
+    everything = dict(model.named_parameters())
+    trained = trained_part(recipe.trained, everything)
+    # An algorithm may have frozen others in an earlier training, which may have failed.
+    for name, one in everything.items():
+        one.requires_grad_(name in trained)
     noises = noises_for(front_end, data, recipe.augmentation, noise, noise_seed)
     examples = Augmented(front_end, data, recipe.augmentation, noises)
     source: GradientSource = (
@@ -96,6 +103,7 @@ def train(
         before_spending(spent)
     optimizer = optimizer_for(model, recipe)
     parameters = optimizer.parameters
+    average = WeightAverage(parameters, privacy.average if privacy else 0.0)
     losses = []
     for step in range(steps):
         if part is not None:
@@ -110,6 +118,8 @@ def train(
         if privacy is None and recipe.gradient_clip:
             nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
         optimizer.step()
+        average.add()
+    average.use()
     if not np.isfinite(np.concatenate([value.ravel() for value in live_weights(model).values()])).all():
         raise diverged("A weight became infinite or not a number.")
     return TrainReport(sum(losses) / max(1, steps), steps, len(data.labels), spent)

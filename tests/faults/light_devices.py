@@ -1,8 +1,8 @@
-"""Devices that speak to a coordinator over the real link but do not train: honest ones and others.
+"""Devices that speak to a coordinator over the real link: honest ones, of which few train, and others.
 
 Run as `python -m tests.faults.light_devices FOLDER NAME=BEHAVIOUR ...`, with an invitation as the first line
-on standard input; each device is enrolled in a folder of FOLDER and is a thread, and all end with standard
-input. Honest ones send `delta_of(NAME)`.
+on standard input; each device is enrolled in FOLDER/NAME and is a thread, and all end with standard input.
+Honest ones send `delta_of(NAME)`, but for those that train.
 """
 
 from __future__ import annotations
@@ -30,14 +30,19 @@ from common.protocol.tensors import Schema, Weights, schema_of
 from common.protocol.wire import ANSWER, BYTES_KEY, PLAN, PLAN_KEY, WEIGHTS
 from common.security.envelope import Binding, seal
 from common.security.sealing import SealingKey, Suite
+from fl_client.answers import Answering
 from fl_client.device import Device
 from fl_client.enrol import enrol
 from fl_client.home import DeviceHome
+from fl_client.identity import ledger_key
+from fl_client.ledger import open_ledger
 from fl_client.link import stay_linked
 from fl_client.marks import raise_marks
 
 stamp = threading.Lock()
 """Flower knows one node per process and stamps its identity on replies; here there are several."""
+
+training = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Order:
 
     plan: Plan
     data: bytes
+    weights: bytes
     schema: Schema
 
 
@@ -129,6 +135,21 @@ def honest(me: Light, order: Order) -> bytes:
 def slow(me: Light, order: Order) -> bytes:
     time.sleep(1.5)
     return honest(me, order)
+
+
+def trains(me: Light, order: Order) -> bytes:
+    """As a device of its own does, but in this process: one at a time, for they have one trainer."""
+    # Nobody else here needs torch.
+    from fl_client.orders import answer_order
+
+    home = me.device.home
+    with open_ledger(home, ledger_key(home, None)) as ledger:
+
+        def work(plan: bytes, weights: bytes) -> bytes:
+            with training:
+                return answer_order(plan, weights, home, me.id, ledger)
+
+        return Answering(home, me.device.outlet(), ledger, work).answer(order.data, order.weights)
 
 
 def shapes(me: Light, order: Order) -> bytes:
@@ -248,6 +269,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     for behaviour in (
         honest,
         slow,
+        trains,
         shapes,
         nan,
         count,
@@ -279,8 +301,8 @@ def make_app(me: Light, behave: Behaviour) -> ClientApp:
     def respond(message: Message, context: Context) -> Message:
         data = message.content[PLAN][PLAN_KEY]
         plan = me.device.outlet().open(data)
-        schema = schema_of(load(message.content[WEIGHTS][BYTES_KEY].numpy().tobytes()))
-        answer = behave(me, Order(plan, data, schema))
+        weights = message.content[WEIGHTS][BYTES_KEY].numpy().tobytes()
+        answer = behave(me, Order(plan, data, weights, schema_of(load(weights))))
         me.sent.append(answer)
         array = Array(np.frombuffer(answer, np.uint8))
         with stamp:

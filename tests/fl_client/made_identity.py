@@ -32,7 +32,8 @@ from common.security.sealing import OpeningKey, Suite
 from common.security.statement import raw_public, sign_statement
 from common.security.trust import EnvelopeKey, Trust, fingerprint
 from fl_client.home import DeviceHome
-from fl_client.identity import Identity, keep_trust
+from fl_client.identity import Identity, keep_trust, ledger_key
+from fl_client.ledger import Ledger, open_ledger
 
 SMALL = {
     "task": {"labels": ["high", "low"], "width": 4, "clip_seconds": 0.25},
@@ -174,6 +175,15 @@ class Made:
     @property
     def trust(self) -> Trust:
         return self.identity.trust
+
+    @property
+    def ledger(self) -> Ledger:
+        return ledger_of(self.home)
+
+
+def ledger_of(home: DeviceHome) -> Ledger:
+    """The ledger of a device whose keys file mode protects, as its link opens it."""
+    return open_ledger(home, ledger_key(home, None))
 
 
 def make_home(

@@ -30,7 +30,6 @@ from common.security.trust import EnvelopeKey, Trust
 from fl_client.answers import KEPT_ANSWERS, Answering
 from fl_client.conditions import Conditions
 from fl_client.home import DeviceHome
-from fl_client.ledger import read_ledger
 from fl_client.marks import read_marks
 from fl_client.sealing import BareOutlet, SealedOutlet
 from tests.fl_client.made_identity import Made, make_home
@@ -72,7 +71,7 @@ class Bench:
         self.worked: list[bytes] = []
         identity = made.identity
         self.outlet = SealedOutlet(lambda: identity, Ring(identity.trust, later), SetClock(clock))  # type: ignore[arg-type]
-        self.answering = Answering(made.home, self.outlet, self._work)
+        self.answering = Answering(made.home, self.outlet, made.ledger, self._work)
 
     def _work(self, plan: bytes, weights: bytes) -> bytes:
         self.worked.append(plan)
@@ -126,7 +125,7 @@ def test_an_answer_is_for_the_coordinator_and_bound_to_its_plan(bench: Bench) ->
 
 def test_the_bare_outlet_adds_nothing(made: Made) -> None:
     bench = Bench(made)
-    bench.answering = Answering(made.home, BareOutlet(made.authority.pin), bench._work)
+    bench.answering = Answering(made.home, BareOutlet(made.authority.pin), made.ledger, bench._work)
     plan = canonical(made.authority.plan_for(base=sha256(WEIGHTS)))
     assert bench.answer(plan) == ANSWER
     other = canonical(made.authority.plan_for(base=sha256(WEIGHTS), coordinator="0" * 64, round=2))
@@ -305,6 +304,24 @@ class TestCounter:
         after = parse_envelope(bench.answer(bench.plan(round=2)), 10_000).binding.counter
         assert after == 3
 
+    def test_kill_9_after_the_answer_does_not_change_it(self, made: Made, tmp_path: Path) -> None:
+        bench = Bench(made)
+        plan = bench.plan(round=1)
+        (tmp_path / "plan").write_bytes(plan)
+        (tmp_path / "weights").write_bytes(WEIGHTS)
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_LATER, str(made.home.root), str(tmp_path)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        assert killed.returncode == -signal.SIGKILL
+        again = bench.answer(plan)
+        assert again == killed.stdout
+        assert bench.opened(again) == ANSWER
+        assert bench.worked == []
+
     def test_without_marks_nothing_is_sealed(self, bench: Bench) -> None:
         bench.made.home.marks.write_bytes(b"{")
         with pytest.raises(DeviceError, match="FA-4008"):
@@ -318,6 +335,7 @@ from fl_client.answers import Answering
 from fl_client.home import DeviceHome
 from fl_client.identity import Identity
 from fl_client.sealing import SealedOutlet
+from tests.fl_client.made_identity import ledger_of
 from tests.fl_client.test_answers import Ring, SetClock
 
 home, data = DeviceHome(Path(sys.argv[1])), Path(sys.argv[2])
@@ -327,8 +345,21 @@ def work(plan, weights):
     os.kill(os.getpid(), signal.SIGKILL)
 
 outlet = SealedOutlet(lambda: identity, Ring(identity.trust), SetClock())
-Answering(home, outlet, work).answer((data / "plan").read_bytes(), (data / "weights").read_bytes())
+answering = Answering(home, outlet, ledger_of(home), work)
+answering.answer((data / "plan").read_bytes(), (data / "weights").read_bytes())
 """
+
+
+KILLED_LATER = (
+    KILLED.replace("    os.kill(os.getpid(), signal.SIGKILL)", f"    return {ANSWER!r}").replace(
+        "answering.answer(", "sealed = answering.answer("
+    )
+    + """
+sys.stdout.buffer.write(sealed)
+sys.stdout.buffer.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+)
 
 
 class TestAgreed:
@@ -355,7 +386,9 @@ class TestAgreed:
         busy = Conditions(
             datetime(2026, 6, 1, 12, tzinfo=UTC), charging=False, battery=20.0, load=2.0, metered=True
         )
-        bench.answering = Answering(bench.made.home, bench.outlet, bench._work, lambda: busy)
+        bench.answering = Answering(
+            bench.made.home, bench.outlet, bench.made.ledger, bench._work, lambda: busy
+        )
         bench.made.home.policy.write_text(rule + "\n")
         assert bench.refused(bench.plan(round=1)) == code
         bench.made.home.policy.unlink()
@@ -366,13 +399,13 @@ class TestAgreed:
         assert bench.opened(bench.answer(bench.plan(round=1))) == ANSWER
         assert bench.opened(bench.answer(bench.plan(round=1, kind="evaluate"))) == ANSWER
         assert bench.refused(bench.plan(round=2)) == "FA-4031"
-        assert read_ledger(bench.made.home.ledger).rounds == 1
+        assert [entry.state for _, entry in bench.made.ledger.entries()] == ["round"]
 
     def test_other_weights_than_the_plan_names(self, bench: Bench) -> None:
         assert bench.refused(bench.plan(), os.urandom(500)) == "FA-3010"
 
     def test_no_path_is_told(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-        bench.made.home.ledger.write_bytes(b"{")
+        bench.made.home.ledger.write_bytes(b"{" * 4096)
         refusal = decode_answer(bench.opened(bench.answer(bench.plan())), {})
         assert isinstance(refusal, Refusal)
         assert refusal.code == "FA-4043"

@@ -33,11 +33,12 @@ from common.task import Task
 from common.training.local import Done, LocalTrainer
 from fl_client.answers import Answering
 from fl_client.home import DeviceHome
+from fl_client.identity import ledger_key
 from fl_client.kept import load_kept, save_kept
 from fl_client.orders import answer_order
 from fl_client.sealing import SealedOutlet
 from fl_client.training_process import TrainingProcess
-from tests.fl_client.made_identity import Authority, Made
+from tests.fl_client.made_identity import Authority, Made, ledger_of
 from tests.fl_client.power_cut import PowerCut, crash_at
 from tests.fl_client.test_answers import Ring, SetClock
 from tests.processes import ROOT, SMALL
@@ -77,7 +78,9 @@ def order(algorithm: AlgorithmName, number: int = 1, **changes: object) -> bytes
 
 
 def obey(device: DeviceHome, algorithm: AlgorithmName, number: int = 1, **changes: object) -> Answer:
-    data = answer_order(order(algorithm, number, **changes), tensors(algorithm), device, KITCHEN)
+    data = answer_order(
+        order(algorithm, number, **changes), tensors(algorithm), device, KITCHEN, ledger_of(device)
+    )
     return read(data, algorithm)
 
 
@@ -127,7 +130,7 @@ def test_a_training_goes_on_from_what_the_last_one_kept(device: DeviceHome, algo
 
 def test_it_outlives_the_training_process(device: DeviceHome) -> None:
     def train_in_a_process(number: int) -> Answer:
-        training = TrainingProcess(device, KITCHEN, idle_seconds=300)
+        training = TrainingProcess(device, KITCHEN, ledger_key(device, None), idle_seconds=300)
         try:
             return read(training.answer(order("fedper", number), tensors("fedper")), "fedper")
         finally:
@@ -228,7 +231,9 @@ def test_what_does_not_fit_is_passed_over_and_replaced(
 
 def test_without_a_disk_nothing_is_answered(device: DeviceHome) -> None:
     device.kept.write_text("a file in the place of the folder")
-    refusal = decode_answer(answer_order(order("fedper"), tensors("fedper"), device, KITCHEN), {})
+    refusal = decode_answer(
+        answer_order(order("fedper"), tensors("fedper"), device, KITCHEN, ledger_of(device)), {}
+    )
     assert isinstance(refusal, Refusal)
     assert refusal.code == "FA-8001"
 
@@ -254,7 +259,9 @@ class Link:
         self.made = made
         self._identity = made.identity
         outlet = SealedOutlet(lambda: self._identity, Ring(made.trust), SetClock())  # type: ignore[arg-type]
-        self._answering = Answering(made.home, outlet, lambda plan, data: work(made.home, plan, data))
+        self._answering = Answering(
+            made.home, outlet, made.ledger, lambda plan, data: work(made.home, plan, data)
+        )
 
     def plan(self, number: int) -> bytes:
         facts = {"recipe": RECIPES["fedper"], "base": sha256(tensors("fedper")), "holdout": 0.0}
@@ -273,7 +280,7 @@ class Link:
 
 
 def work(home: DeviceHome, plan: bytes, data: bytes) -> bytes:
-    return answer_order(plan, data, home, KITCHEN)
+    return answer_order(plan, data, home, KITCHEN, ledger_of(home))
 
 
 def test_the_same_plan_again_gets_the_same_bytes_and_trains_nothing(made: Made) -> None:
@@ -318,6 +325,7 @@ from fl_client.answers import Answering
 from fl_client.home import DeviceHome
 from fl_client.identity import Identity
 from fl_client.sealing import SealedOutlet
+from tests.fl_client.made_identity import ledger_of
 from tests.fl_client.test_answers import Ring, SetClock
 from tests.fl_client.test_kept import work
 
@@ -329,5 +337,6 @@ def work_and_die(plan, tensors):
     os.kill(os.getpid(), signal.SIGKILL)
 
 outlet = SealedOutlet(lambda: identity, Ring(identity.trust), SetClock())
-Answering(home, outlet, work_and_die).answer((data / "plan").read_bytes(), (data / "tensors").read_bytes())
+answering = Answering(home, outlet, ledger_of(home), work_and_die)
+answering.answer((data / "plan").read_bytes(), (data / "tensors").read_bytes())
 """

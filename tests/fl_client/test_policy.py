@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ConfigError, DeviceError
-from common.files import StorageError
-from common.privacy.accounting import privacy_spent
-from common.protocol.plan import Plan, Privacy
+from common.privacy.accounting import epsilon_of
+from common.protocol.plan import Plan
+from fl_client.account import LARGEST_LEDGER, Account, Cost, Entry
 from fl_client.conditions import Conditions, metered
-from fl_client.ledger import LARGEST_LEDGER, Ledger, Spent, change_ledger, read_ledger
 from fl_client.policy import WINDOW_LIMIT, Policy, load_policy, within, write_default_policy
 from tests.fl_client.made_identity import SMALL, Authority, Made
 from tests.processes import run_cli
@@ -43,8 +42,8 @@ def refusal(policy: Policy, order: Plan, down: int = 1000, up: int = 1000) -> st
     return None
 
 
-def objections(policy: Policy, now: Conditions = NOON, ledger: Ledger | None = None) -> list[str]:
-    return [error.code for error in policy.objections(now, ledger or Ledger())]
+def objections(policy: Policy, now: Conditions = NOON, account: Account | None = None) -> list[str]:
+    return [error.code for error in policy.objections(now, account or Account())]
 
 
 class TestPlans:
@@ -59,6 +58,7 @@ class TestPlans:
             {"least_noise": 0.5},
             {"maximum_epsilon": 1},
             {"maximum_epsilon_per_round": 1},
+            {"unit": "clip"},
         ],
     )
     def test_who_insists_trains_with_privacy_only_and_never_counts(
@@ -73,6 +73,16 @@ class TestPlans:
     @given(st.floats(0.01, 1000), st.floats(0.01, 1000))
     def test_less_noise_than_the_least_is_refused(self, noise: float, least: float) -> None:
         assert (refusal(Policy(least_noise=least), private(noise)) is None) == (noise >= least)
+
+    def test_only_the_unit_the_owner_means(self) -> None:
+        each_speaker = plan(privacy={"noise_multiplier": 0.5, "unit": "speaker"})
+        assert refusal(Policy(unit="speaker"), each_speaker) is None
+        assert refusal(Policy(unit="clip"), each_speaker) == "FA-4006"
+        assert refusal(Policy(unit="speaker"), private(0.5)) == "FA-4006"
+
+    def test_no_evaluation_is_called_private(self) -> None:
+        assert refusal(Policy(), plan(kind="evaluate", privacy={"noise_multiplier": 0.5})) == "FA-4006"
+        assert refusal(Policy(), plan(kind="evaluate")) is None
 
     def test_only_allowed_coordinators(self) -> None:
         assert refusal(Policy(allowed_coordinators=(AUTHORITY.pin,)), plan()) is None
@@ -183,127 +193,116 @@ class TestMoments:
         assert metered(interfaces) is answer
 
 
-class TestRoundsPerDay:
-    TODAY = date(2026, 6, 1)
+def account_of(*entries: Entry) -> Account:
+    account = Account()
+    for entry in entries:
+        account.add(entry)
+    return account
 
-    def test_an_evaluation_belongs_to_its_round(self) -> None:
-        ledger = Ledger().with_round(self.TODAY, "r/1").with_round(self.TODAY, "r/1")
-        assert ledger.rounds_on(self.TODAY) == 1
-        assert ledger.with_round(self.TODAY, "r/2").rounds_on(self.TODAY) == 2
+
+def round_of(number: int, moment: datetime = NOON.time) -> Entry:
+    return Entry(state="round", time=moment, run="r", round=number)
+
+
+def reserved(cost: Cost) -> Entry:
+    return Entry(state="reserved", time=NOON.time, cost=cost)
+
+
+class TestRoundsPerDay:
+    TODAY = NOON.time.date()
+
+    def test_each_line_is_one(self) -> None:
+        account = account_of(round_of(1))
+        assert account.rounds_on(self.TODAY) == 1
+        assert account.counts(self.TODAY, "r/1")
+        assert not account.counts(self.TODAY, "r/2")
+        account.add(round_of(2))
+        assert account.rounds_on(self.TODAY) == 2
+        assert account.rounds_on(self.TODAY + timedelta(days=1)) == 0
 
     def test_so_many_and_no_more_until_midnight(self) -> None:
-        policy, ledger = Policy(rounds_per_day=2), Ledger()
+        policy, account = Policy(rounds_per_day=2), Account()
         for number in range(2):
-            assert objections(policy, NOON, ledger) == []
-            ledger = ledger.with_round(NOON.time.date(), f"r/{number}")
-        assert objections(policy, NOON, ledger) == ["FA-4031"]
-        assert objections(policy, replace(NOON, time=NOON.time + timedelta(days=1)), ledger) == []
+            assert objections(policy, NOON, account) == []
+            account.add(round_of(number))
+        assert objections(policy, NOON, account) == ["FA-4031"]
+        assert objections(policy, replace(NOON, time=NOON.time + timedelta(days=1)), account) == []
 
     def test_none_at_all(self) -> None:
         assert objections(Policy(rounds_per_day=0)) == ["FA-4031"]
 
 
 class TestPrivacy:
-    COST = privacy_spent(Privacy(noise_multiplier=1.0), 0.1, 100)
+    COST = Cost(unit="clip", noise_multiplier=1.0, sampling_rate=0.1, steps=100, delta=1e-5)
+    EPSILON = epsilon_of(COST.steps_by_kind, 1e-5)
 
     def test_one_round_within_its_limit(self) -> None:
-        least = self.COST.epsilon
-        Policy(maximum_epsilon_per_round=least * 1.01).check_cost(Ledger(), self.COST)
+        Policy(maximum_epsilon_per_round=self.EPSILON * 1.01).check_cost(Account(), self.COST)
         with pytest.raises(DeviceError, match="FA-4033"):
-            Policy(maximum_epsilon_per_round=least * 0.99).check_cost(Ledger(), self.COST)
+            Policy(maximum_epsilon_per_round=self.EPSILON * 0.99).check_cost(Account(), self.COST)
 
     def test_all_rounds_within_theirs(self) -> None:
-        policy, ledger, taken = Policy(maximum_epsilon=3 * self.COST.epsilon), Ledger(), 0
+        policy, account, taken = Policy(maximum_epsilon=3 * self.EPSILON), Account(), 0
+        left = policy.rounds_left(account, self.COST)
         with pytest.raises(DeviceError, match="FA-4034"):  # noqa: PT012 - how many fit is the question
             while True:
-                policy.check_cost(ledger, self.COST)
-                ledger = ledger.with_cost(self.COST)
+                policy.check_cost(account, self.COST)
+                account.add(reserved(self.COST))
                 taken += 1
         # Together they cost less than the sum of each.
-        assert taken > 3
-        assert policy.spent(ledger) <= 3 * self.COST.epsilon
-        assert len(ledger.spent) == 1
+        assert taken == left > 3
+        assert policy.spent(account)["clip"] <= 3 * self.EPSILON
+        assert policy.rounds_left(account, self.COST) == 0
+
+    def test_at_99_per_cent_what_would_cross_is_refused_and_what_fits_is_not(self) -> None:
+        account = account_of(reserved(self.COST))
+        policy = Policy(maximum_epsilon=self.EPSILON / 0.99)
+        with pytest.raises(DeviceError, match="FA-4034"):
+            policy.check_cost(account, self.COST)
+        little = self.COST.model_copy(update={"steps": 1})
+        policy.check_cost(account, little)
+        account.add(reserved(little))
+        assert policy.spent(account)["clip"] <= self.EPSILON / 0.99
+
+    def test_without_a_limit_there_is_no_end(self) -> None:
+        assert Policy().rounds_left(account_of(reserved(self.COST)), self.COST) is None
+
+    def test_units_do_not_add_up(self) -> None:
+        account = account_of(reserved(self.COST))
+        speakers = self.COST.model_copy(update={"unit": "speaker"})
+        policy = Policy(maximum_epsilon=1e6)
+        with pytest.raises(DeviceError, match="FA-4060"):
+            policy.check_cost(account, speakers)
+        assert policy.rounds_left(account, speakers) == 0
+        policy.check_cost(account, self.COST)
+        Policy().check_cost(account, speakers)
+        account.add(reserved(speakers))
+        assert policy.spent(account) == {"clip": self.EPSILON, "speaker": self.EPSILON}
 
     def test_a_plan_cannot_make_epsilon_small_by_its_delta(self) -> None:
-        generous = privacy_spent(Privacy(noise_multiplier=1.0, delta=0.09), 0.1, 100)
-        assert generous.epsilon < self.COST.epsilon
+        generous = self.COST.model_copy(update={"delta": 0.09})
+        assert epsilon_of(generous.steps_by_kind, 0.09) < self.EPSILON
         with pytest.raises(DeviceError, match="FA-4033"):
-            Policy(maximum_epsilon_per_round=self.COST.epsilon * 0.99).check_cost(Ledger(), generous)
+            Policy(maximum_epsilon_per_round=self.EPSILON * 0.99).check_cost(Account(), generous)
+
+    def test_too_many_different_costs(self) -> None:
+        noises = [0.5 + number / 1000 for number in range(LARGEST_LEDGER)]
+        costs = [self.COST.model_copy(update={"noise_multiplier": noise}) for noise in noises]
+        account = account_of(*map(reserved, costs))
+        assert account.steps_with(costs[3])[0.1, noises[3]] == 200
+        with pytest.raises(DeviceError, match="FA-4045"):
+            Policy(maximum_epsilon=1e6).check_cost(
+                account, self.COST.model_copy(update={"noise_multiplier": 3.0})
+            )
 
 
 class TestExact:
     def test_no_limit_of_epsilon_holds_after_an_exact_answer(self) -> None:
-        ledger = Ledger().with_exact()
+        account = account_of(Entry(state="exact", time=NOON.time))
         assert objections(Policy(maximum_epsilon=8.0)) == []
-        assert objections(Policy(maximum_epsilon=8.0), NOON, ledger) == ["FA-4044"]
-        assert objections(Policy(maximum_epsilon_per_round=8.0), NOON, ledger) == []
-
-    def test_the_command_says_so(self, made: Made) -> None:
-        change_ledger(made.home.ledger, lambda ledger: ledger.with_exact().with_exact())
-        where = ("--home", str(made.home.root))
-        said = json.loads(run_cli("client", "policy", "show", *where, "--json").stdout)
-        assert (said["spent_epsilon"], said["exact_answers"]) == (None, 2)
-        assert "2 exact answers: no epsilon bounds them" in run_cli("client", "policy", "show", *where).stdout
-
-
-class TestLedger:
-    def test_steps_add_up_without_end(self, tmp_path: Path) -> None:
-        path = tmp_path / "ledger.json"
-        most = TestPrivacy.COST.model_copy(update={"steps": 10_000_000})
-        for _ in range(3):
-            change_ledger(path, lambda ledger: ledger.with_cost(most))
-        assert read_ledger(path).spent[0].steps == 30_000_000
-
-    def test_a_full_one_takes_what_it_knows_and_nothing_new(self) -> None:
-        noises = [0.5 + number / 1000 for number in range(LARGEST_LEDGER)]
-        known = [Spent(noise_multiplier=noise, sampling_rate=0.1, steps=1) for noise in noises]
-        ledger = Ledger(spent=tuple(known))
-        again = TestPrivacy.COST.model_copy(update={"noise_multiplier": noises[3]})
-        assert ledger.with_cost(again).spent[3].steps == 101
-        new = TestPrivacy.COST.model_copy(update={"noise_multiplier": 3.0})
-        with pytest.raises(DeviceError, match="FA-4045"):
-            ledger.with_cost(new)
-        with pytest.raises(DeviceError, match="FA-4045"):
-            Policy(maximum_epsilon=1e6).check_cost(ledger, new)
-
-    def test_a_lost_one_is_not_taken_for_an_empty_one(self, tmp_path: Path) -> None:
-        path = tmp_path / "ledger.json"
-        assert read_ledger(path) == Ledger()
-        change_ledger(path, lambda ledger: ledger.with_exact())
-        path.unlink()
-        with pytest.raises(DeviceError, match=r"FA-4043.*lost"):
-            change_ledger(path, lambda ledger: ledger.with_exact())
-
-    def test_one_that_cannot_be_read_is_not_called_damaged(self, tmp_path: Path) -> None:
-        (tmp_path / "ledger.json").mkdir()
-        with pytest.raises(StorageError, match="FA-8001"):
-            read_ledger(tmp_path / "ledger.json")
-        with pytest.raises(StorageError, match="FA-8001"):
-            change_ledger(tmp_path / "none" / "ledger.json", lambda ledger: ledger.with_exact())
-
-    def test_what_was_booked_is_on_the_disk(self, tmp_path: Path) -> None:
-        path = tmp_path / "ledger.json"
-        change_ledger(path, lambda ledger: ledger.with_cost(TestPrivacy.COST))
-        change_ledger(path, lambda ledger: ledger.with_cost(TestPrivacy.COST))
-        assert sum(one.steps for one in read_ledger(path).spent) == 200
-        assert path.stat().st_mode & 0o777 == 0o600
-
-    def test_a_refused_change_changes_nothing(self, tmp_path: Path) -> None:
-        path = tmp_path / "ledger.json"
-
-        def refuse(ledger: Ledger) -> Ledger:
-            raise DeviceError("FA-4034", "no", "no")
-
-        with pytest.raises(DeviceError):
-            change_ledger(path, refuse)
-        assert read_ledger(path) == Ledger()
-
-    @pytest.mark.parametrize("data", [b"", b"{}", b"x", b'{"day":"","rounds":-1,"last":"","spent":[]}'])
-    def test_a_damaged_one_is_not_guessed(self, tmp_path: Path, data: bytes) -> None:
-        path = tmp_path / "ledger.json"
-        path.write_bytes(data)
-        with pytest.raises(DeviceError, match="FA-4043"):
-            read_ledger(path)
+        assert objections(Policy(maximum_epsilon=8.0), NOON, account) == ["FA-4044"]
+        assert objections(Policy(maximum_epsilon_per_round=8.0), NOON, account) == []
+        assert Policy(maximum_epsilon=8.0).rounds_left(account, TestPrivacy.COST) == 0
 
 
 class TestFile:
@@ -341,4 +340,3 @@ def test_the_command_says_what_would_refuse_now(made: Made) -> None:
     assert [one["code"] for one in json.loads(checked.stdout)["refusing"]] == ["FA-4031"]
     shown = run_cli("client", "policy", "show", "--home", str(made.home.root))
     assert "rounds_per_day: 0" in shown.stdout
-    assert "Spent so far, with privacy: epsilon 0 " in shown.stdout

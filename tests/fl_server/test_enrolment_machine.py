@@ -26,6 +26,7 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from common.errors import FedAudioError
@@ -353,5 +354,13 @@ class Fleet(RuleBasedStateMachine):
             assert asked <= len(refused) <= asked * hours
 
 
-Fleet.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Fleet.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 test_the_fleet_whatever_happens = Fleet.TestCase
+
+
+# Slow, for it is the same once more, with ten times as many stories.
+@pytest.mark.slow
+def test_the_fleet_whatever_happens_and_more() -> None:
+    run_state_machine_as_test(
+        Fleet, settings=settings(max_examples=400, stateful_step_count=40, deadline=None)
+    )

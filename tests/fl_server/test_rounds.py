@@ -385,6 +385,19 @@ class TestPrivacy:
         assert [failure.code for failure in collected.failures] == ["FA-3009"]
         assert [report.device for report in booked] == [house["first"].id]
 
+    def test_who_tells_how_many_clips_it_has_where_nobody_should_is_refused(self, house: House) -> None:
+        private = Privacy(noise_multiplier=1.0, delta=1e-5, units=40)
+        settings = make_settings(privacy=private, recipe={"steps": 10, "batch_size": 4})
+        spent = self.SPENT.model_dump()
+        devices = {
+            "first": house.good("first", 1, clips=40, privacy=spent),
+            "second": house.good("second", 2, clips=39, privacy=spent),
+            "third": house.good("third", 3, clips=40, privacy=spent | {"sampling_rate": 0.2}),
+        }
+        mean, collected, _ = house.train(devices, settings)
+        assert_mean(mean, [1])
+        assert [failure.code for failure in collected.failures] == ["FA-3009", "FA-3009"]
+
     @pytest.mark.parametrize(("algorithm", "most"), [("fedper", 6), ("fedrep", 15)])
     def test_a_head_that_is_trained_by_itself_costs_steps_too(
         self, house: House, algorithm: str, most: int

@@ -50,6 +50,13 @@ def test_clips_weigh_only_in_a_mean(make: Any) -> None:
             make(rounds=clips, aggregation=other)
 
 
+def test_clips_do_not_weigh_under_privacy() -> None:
+    chosen = {"task": {"labels": ["a", "b"]}, "rounds": {"weighting": "clips"}, "aggregation": MEAN}
+    assert ServerSettings.model_validate(chosen).privacy is None
+    with pytest.raises(ValueError, match="no device says how many"):
+        ServerSettings.model_validate(chosen | {"privacy": {}})
+
+
 def test_the_file_is_refused_in_words_for_people(tmp_path: Path) -> None:
     path = tmp_path / "server.toml"
     path.write_text(tomli_w.dumps({"task": {"labels": ["a", "b"]}, "recipe": SCAFFOLD}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,14 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 sound = 0.1 * rng.standard_normal(3200)
                 soundfile.write(root / word / f"s{speaker}_nohash_{take}.wav", sound, 16_000)
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep every test, and every process that it starts, out of the cache of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("own")))
+        yield
 
 
 @pytest.fixture(scope="session")

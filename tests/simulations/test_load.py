@@ -16,7 +16,7 @@ from simulations.scenario import Scenario
 from simulations.world import build_world
 
 SHIPPED = shipped_scenarios()
-REAL = {name for name in SHIPPED if name.startswith(("keywords-", "scenes-"))}
+REAL = {name for name in SHIPPED if name.startswith(("keywords-", "private-", "scenes-"))}
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,8 @@ class TestShipped:
 
     @pytest.mark.parametrize("name", SHIPPED)
     def test_each_is_as_long_as_a_few_lines_and_loads_by_its_name(self, name: str, tmp_path: Path) -> None:
-        (tmp_path / "clips").mkdir()
+        for folder in ("clips", "fsdd"):
+            (tmp_path / folder).mkdir()
         assert load_scenario(name, ["data.path=clips"] if name in REAL else []).name == name
 
     @pytest.mark.parametrize("name", [name for name in SHIPPED if name not in REAL])

@@ -103,7 +103,7 @@ def test_a_job_that_kills_every_worker_is_given_up(small: Scenario, tmp_path: Pa
 
 def test_workers_that_cannot_start(work: Work) -> None:
     with pytest.raises(SimulationError, match=r"FA-9001.*its start"):
-        ProcessPool(work.world, work.scenario, "no number", work.kept, 2)  # type: ignore[arg-type]
+        ProcessPool(work.world, work.scenario, "no number", work.kept, 1)  # type: ignore[arg-type]
     assert not psutil.Process().children()
 
 
@@ -167,7 +167,7 @@ def test_no_room_for_an_order(work: Work, small_files: Callable[[int], None]) ->
 
 def test_no_room_for_an_answer(work: Work, small_files: Callable[[int], None]) -> None:
     small_files(1000)
-    with closing(work.pool(2)) as pool:
+    with closing(work.pool(1)) as pool:
         small_files(resource.RLIM_INFINITY)
         with pytest.raises(SimulationError, match=r"FA-9006.*an answer"):
             work.rows(pool.work(work.plan, work.order, work.jobs))

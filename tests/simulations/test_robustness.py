@@ -61,7 +61,7 @@ def grid(scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, run(scenario, folder)
 
 
-def run(scenario: Path, folder: Path, *more: str) -> RobustnessResults:
+def run(scenario: Path, folder: Path, *more: str, status: int = 0) -> RobustnessResults:
     app = typer.Typer()
     app.command()(robustness)
     said = CliRunner().invoke(
@@ -71,12 +71,13 @@ def run(scenario: Path, folder: Path, *more: str) -> RobustnessResults:
             "--attacks=none,backdoor=20",
             "--rules=mean,median+clipping",
             f"--out={folder}",
+            "--workers=1",
             "--json",
             *more,
         ],
         catch_exceptions=False,
     )
-    assert said.exit_code == 0
+    assert said.exit_code == status
     return RobustnessResults.model_validate_json(said.stdout)
 
 
@@ -226,11 +227,21 @@ class TestRulesThatCanWork:
             measure(load_scenario(str(scenario)), ["none"], ["mean", "trust"], [0], tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
-    def test_the_share_is_the_scenarios_unless_it_is_given(self, scenario: Path, tmp_path: Path) -> None:
+    def test_the_share_is_the_scenarios_unless_it_is_given(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shares = []
+
+        def stopped(scenario: Scenario, *arguments: object, **options: object) -> None:
+            shares.append(scenario.attack.share)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("simulations.robustness.simulate", stopped)
         poisoned = tmp_path / "poisoned.toml"
         poisoned.write_text(TINY.replace("share = 0.2", 'kind = "zero"\nshare = 0.4'))
-        assert run(poisoned, tmp_path / "own", "--attacks=none", "--rules=mean").share == 0.4
-        assert run(poisoned, tmp_path / "given", "--attacks=none", "--rules=mean", "--share=0.3").share == 0.3
+        own = run(poisoned, tmp_path / "own", status=130)
+        given = run(poisoned, tmp_path / "given", "--share=0.3", status=130)
+        assert [own.share, given.share] == shares == [0.4, 0.3]
 
 
 class TestNames:

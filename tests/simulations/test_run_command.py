@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from statistics import fmean, stdev
 
+import pytest
 from rich.console import Console
 
 from simulations.load import shipped_scenarios
+from simulations.options import complete
 from simulations.progress import Progress
-from simulations.run_cli import complete
+from simulations.scenario import Scenario
 from simulations.view import RunView, void_rounds
-from tests.processes import run_cli
+from tests.processes import PATIENCE_SECONDS, run_cli, wait_for
+from tests.simulations.made_pool import quick
 from tests.simulations.made_results import made_results
+from tests.simulations.run_process import command, over, spawn, written
 
 
 def test_the_shell_knows_the_scenarios() -> None:
@@ -61,3 +70,49 @@ def test_a_bar_on_a_terminal() -> None:
     shown = console.export_text()
     for part in ("seed 0, round 3/4", "62%", "unseen 0.750", "epsilon 1.50", "1:02:05 left"):
         assert part in shown
+
+
+def test_ctrl_c_before_the_first_round(small: Scenario, tmp_path: Path) -> None:
+    arguments, run = command(quick(small), tmp_path, tmp_path / "cache", "--workers", "1")
+    process = spawn(arguments)
+    wait_for((run / "checkpoint" / ".lock").exists, "the run's begin")
+    status, out, err = interrupted(process)
+    assert (status, json.loads(out)["seeds"]) == (130, [])
+    assert "nothing of it was computed yet" in err
+
+
+def test_ctrl_c_sums_up_the_seeds_that_there_are(small: Scenario, tmp_path: Path, cache: Path) -> None:
+    """In the second seed, which has so many rounds that it is not over before it is stopped."""
+    scenario = quick(small, number_of_rounds=60, rounds={"cohort": 2, "evaluate": False}, evaluate_every=60)
+    arguments, run = command(scenario, tmp_path, cache, "--workers", "1")
+    folders = [run.with_name(f"seed-{seed}") for seed in (3, 4)]
+    process = spawn([*arguments, "--seed", "3", "--seeds", "2"])
+    over(process, folders[1], 0)
+    status, out, err = interrupted(process)
+    assert status == 130, err
+    whole, begun = map(written, folders)
+    assert (whole.interrupted, len(whole.rounds)) == (False, 60)
+    assert begun.interrupted
+    assert 1 <= len(begun.rounds) < 60
+    found = json.loads(out)
+    assert [(seed["seed"], seed["rounds"], seed["interrupted"]) for seed in found["seeds"]] == [
+        (3, 60, False),
+        (4, len(begun.rounds), True),
+    ]
+    accuracies = [run.final.accuracy_unseen for run in (whole, begun)]
+    assert found["mean"] == pytest.approx(fmean(accuracies))
+    assert found["spread"] == pytest.approx(stdev(accuracies))
+
+    done = run_cli(*arguments, "--seed", "4", "--resume", patience=300)
+    assert done.returncode == 0, done.stderr
+    ended = written(folders[1])
+    assert (ended.interrupted, ended.rounds[: len(begun.rounds)]) == (False, begun.rounds)
+    assert [seed["rounds"] for seed in json.loads(done.stdout)["seeds"]] == [60]
+
+
+def interrupted(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
+    """Status, standard output and standard error after Ctrl-C, which a terminal sends to a whole group."""
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert b"Traceback" not in err
+    return process.returncode, out.decode(), err.decode()

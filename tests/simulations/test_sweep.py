@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -84,8 +83,7 @@ def test_a_report_shows_it(out: Path) -> None:
     assert "Accuracy over rounds" in page
 
 
-def test_stopped_by_ctrl_c_it_goes_on_where_it_was(scenario: str, out: Path, tmp_path: Path) -> None:
-    shutil.copytree(out / "cache", tmp_path / "cache")
+def test_stopped_by_ctrl_c_it_goes_on_where_it_was(scenario: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.simulations.sweep_process", scenario, str(tmp_path)]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

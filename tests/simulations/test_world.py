@@ -7,6 +7,7 @@ import tempfile
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from common.data.features import FeatureSet, load_features
 from common.data.importing import import_clips
 from common.data.splits import holdout_indices
 from common.errors import ConfigError, DataError
+from common.files import locked
 from common.models.registry import build_model
 from common.models.weights import get_weights
 from common.protocol.answer import encode_answer
@@ -266,6 +268,18 @@ class TestFolder:
         shutil.rmtree(tmp_path / "cache")
         assert of_devices(open_world(tmp_path / "w")) == before
 
+    def test_one_run_at_a_time_uses_a_cache(self, small: Scenario, cache: Path, tmp_path: Path) -> None:
+        build_world(small, 0, tmp_path / "known", cache)
+        other = Thread(target=build_world, args=(small, 0, tmp_path / "w", cache))
+        with locked(cache / ".lock"):
+            other.start()
+            # Many times what it takes with energies that are there.
+            other.join(timeout=1)
+            assert not (tmp_path / "w").exists()
+        other.join()
+        assert contents(tmp_path / "w") == contents(tmp_path / "known")
+        assert cache.stat().st_mode & 0o077 == 0
+
     def test_a_device_costs_its_indices_and_nothing_else(
         self, small: Scenario, cache: Path, tmp_path: Path
     ) -> None:
@@ -408,6 +422,8 @@ def test_a_synthetic_corpus_is_made_once(tmp_path: Path) -> None:
     other = build_world(scenario, 1, tmp_path / "w", tmp_path / "cache")
     assert (corpus / "manifest.csv").stat().st_mtime_ns == made
     assert other.task == world.task
+    shutil.rmtree(tmp_path / "cache")
+    assert build_world(scenario, 1, tmp_path / "w", tmp_path / "cache").key == other.key
 
 
 @pytest.mark.parametrize(

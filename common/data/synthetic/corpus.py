@@ -17,11 +17,11 @@ from common.audio.front_end import SAMPLE_RATE
 from common.data.synthetic.recording import draw_recorder, mix, record
 from common.data.synthetic.textures import TEXTURES, draw_texture
 from common.data.synthetic.voices import draw_voice, speak
-from common.data.synthetic.words import WORDS
+from common.data.synthetic.words import BABBLE, WORDS
 from common.errors import DataError
 from common.files import StorageError, make_folder, write_atomic
 
-Kind = Literal["words", "textures"]
+Kind = Literal["words", "textures", "babble"]
 
 BACKGROUND = "background"
 """Label of the clips of a words corpus in which no word is said."""
@@ -29,7 +29,7 @@ BACKGROUND = "background"
 CLIP_SAMPLES = SAMPLE_RATE
 """Every clip lasts 1.0 s."""
 
-_SNR_DB: Mapping[Kind, tuple[float, float]] = {"words": (16, 36), "textures": (6, 26)}
+_SNR_DB: Mapping[Kind, tuple[float, float]] = {"words": (16, 36), "textures": (6, 26), "babble": (10, 36)}
 """Lowest and highest level of what a clip is about over what else is heard."""
 
 
@@ -46,9 +46,10 @@ def make_corpus(
     """Write `folder`/<label>/<voice>_<take>.flac (16 kHz, mono, 16 bit, 1.0 s) and `folder`/manifest.csv.
 
     A corpus of "words" has `labels` pseudo-words, said by `voices` people, and the label "background": the
-    same rooms and devices without a word. A corpus of "textures" has `labels` everyday sounds from `voices`
-    recording sites. A clip depends on `seed`, its voice, its label and its take, not on how many of them
-    there are, so a larger corpus contains the smaller one. The manifest (path, label, speaker) comes last.
+    same rooms and devices without a word; one of "babble" has other words, and more of them. A corpus of
+    "textures" has `labels` everyday sounds from `voices` recording sites. A clip depends on `seed`, its
+    voice, its label and its take, not on how many of them there are, so a larger corpus contains the smaller
+    one. The manifest (path, label, speaker) comes last.
 
     Args:
         voices: people, or recording sites.
@@ -82,7 +83,7 @@ def make_corpus(
     total = voices * len(chosen) * takes
     rows = [("path", "label", "speaker")]
     for voice in range(voices):
-        speaker = f"{'v' if kind == 'words' else 's'}{voice:03d}"
+        speaker = f"{'s' if kind == 'textures' else 'v'}{voice:03d}"
         for label, take, clip in _clips(kind, voice, chosen, takes, seed):
             path = f"{label}/{speaker}_{take:02d}.flac"
             _write(folder / path, clip)
@@ -111,7 +112,7 @@ def _generator(seed: int, draw: _Draw, voice: int, label: int = 0, take: int = 0
 
 
 def _labels(kind: Kind) -> tuple[str, ...]:
-    return WORDS if kind == "words" else tuple(TEXTURES)
+    return {"words": WORDS, "textures": tuple(TEXTURES), "babble": BABBLE}[kind]
 
 
 def _clips(
@@ -130,7 +131,7 @@ def _clips(
             if label == BACKGROUND:
                 sound = draw_texture(CLIP_SAMPLES, rng)
                 loudness_db -= rng.uniform(0, 25)
-            elif kind == "words":
+            elif kind != "textures":
                 sound = speak(label, person, CLIP_SAMPLES, rng)
             else:
                 # drawn afresh for each take, the site's numbers come out the same

@@ -80,6 +80,35 @@ WORDS: tuple[str, ...] = (
 )
 """Full of minimal pairs (words that differ in one sound): two in the first ten, eleven in all."""
 
+_VOWELS = "aeiou"
+_CONSONANTS = tuple(phone for phone in PHONES if phone not in _VOWELS)
+
+
+def _babble(form: str, step: int, count: int) -> list[str]:
+    """`count` words of a form such as "cvc", far apart among all there are.
+
+    Args:
+        step: from one to the next; with no divisor in common with 14 or 5, so that no word comes twice.
+    """
+    words = []
+    for place in range(0, step * count, step):
+        word, rest = "", place
+        for sound in form:
+            known = _CONSONANTS if sound == "c" else _VOWELS
+            rest, number = divmod(rest, len(known))
+            word += known[number]
+        words.append(word)
+    return words
+
+
+BABBLE: tuple[str, ...] = (
+    *_babble("cvcv", 3027, 110),
+    *_babble("cvc", 607, 80),
+    *_babble("cvcvc", 42_397, 70),
+    *_babble("vcv", 213, 40),
+)
+"""Words without a meaning to anybody, of all sounds in many orders: to learn from before there are others."""
+
 
 def phones(word: str) -> list[str]:
     """The sounds of `word`, in order: one a letter, except "sh"."""

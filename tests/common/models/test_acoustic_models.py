@@ -87,7 +87,9 @@ def parameters(task: Task) -> int:
     return sum(value.size for value in get_weights(build_model(task, torch.Generator())).values())
 
 
-@pytest.mark.parametrize(("architecture", "count"), [("tc-stream", 95_092), ("ds-cnn", 23_180)])
+@pytest.mark.parametrize(
+    ("architecture", "count"), [("tc-stream", 95_092), ("tc-window", 111_604), ("ds-cnn", 23_180)]
+)
 def test_size(architecture: str, count: int) -> None:
     assert parameters(TASK.model_copy(update={"architecture": architecture})) == count
 

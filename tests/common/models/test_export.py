@@ -15,16 +15,13 @@ import torch
 from common.files import sha256
 from common.models.acoustic import AcousticModel, StreamingModel
 from common.models.export import export_graph
-from common.models.registry import build_model
+from common.models.registry import ARCHITECTURES, build_model
 from common.models.weights import get_weights
 from common.protocol.release import Graph
 from common.protocol.tensors import Weights
 from common.task import Task
 
-TASKS = {
-    name: Task(labels=("left", "right", "stop"), architecture=name, width=24)
-    for name in ("tc-stream", "ds-cnn")
-}
+TASKS = {name: Task(labels=("left", "right", "stop"), architecture=name, width=24) for name in ARCHITECTURES}
 
 
 @cache
@@ -64,10 +61,11 @@ def test_chained_blocks_equal_the_model(block: int, seed: int) -> None:
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("architecture", ["ds-cnn", "tc-window"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_window_graph_equals_the_model(seed: int) -> None:
-    model, frames = model_of("ds-cnn", seed), sound(TASKS["ds-cnn"].clip_frames, seed)
-    (logits,) = exported("ds-cnn")[2].run(None, {"frames": frames, **get_weights(model)})
+def test_window_graph_equals_the_model(architecture: str, seed: int) -> None:
+    model, frames = model_of(architecture, seed), sound(TASKS[architecture].clip_frames, seed)
+    (logits,) = exported(architecture)[2].run(None, {"frames": frames, **get_weights(model)})
     with torch.no_grad():
         np.testing.assert_allclose(logits, model(torch.from_numpy(frames)).numpy(), atol=1e-4, rtol=0)
 

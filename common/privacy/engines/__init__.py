@@ -1,0 +1,1 @@
+"""What gives every sample of a batch its own gradient."""
