@@ -367,7 +367,7 @@ class TestPrivacy:
         "wrong",
         [
             {"noise_multiplier": 0.5},
-            {"delta": 1e-2},
+            {"delta": 1e-6},
             {"steps": 11},
             {"noise_multiplier": 0.01, "steps": 10**7},
         ],
