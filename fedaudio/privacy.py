@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import TrainingError
-from common.protocol.plan import Trained
+from common.protocol.algorithms import Trained
 from common.protocol.unit import Unit
 from common.settings import parse_settings
 from common.task import Task

@@ -146,6 +146,8 @@ class Scenario(Settings):
     @model_validator(mode="after")
     def _go_together(self) -> Self:
         check_together(self.recipe, self.privacy, self.aggregation, self.rounds)
+        if self.privacy is not None and self.privacy.unit == "recording":
+            raise ValueError("no simulated clip knows its recording: privacy.unit is 'clip' or 'speaker'")
         return self
 
     @property

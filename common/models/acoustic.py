@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from common.protocol.plan import Trained
+from common.protocol.algorithms import Trained
 
 State: TypeAlias = tuple[Tensor, ...]
 """What a streaming model remembers of the frames it has seen; each tensor (B, channels, frames)."""

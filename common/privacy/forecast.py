@@ -32,8 +32,9 @@ from common.errors import TrainingError
 from common.models.acoustic import trained_part
 from common.models.registry import build_model
 from common.privacy.accounting import closest_epsilon, privacy_spent
+from common.protocol.algorithms import Trained
 from common.protocol.answer import PrivacySpent
-from common.protocol.plan import Privacy, Trained
+from common.protocol.plan import Privacy
 from common.protocol.unit import Unit
 from common.task import Task
 

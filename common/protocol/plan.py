@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, model_validator
 
 from common.errors import ProtocolError
-from common.protocol.algorithms import AlgorithmName
+from common.protocol.algorithms import AlgorithmName, Trained
 from common.protocol.unit import Unit
 from common.security.canonical import canonical, read_canonical
 from common.security.statement import open_statement, sign_statement
@@ -37,10 +37,6 @@ class Augmentation(Settings):
         """Whether nothing is ever changed."""
         masks = min(self.time_masks, self.time_mask_seconds) or min(self.band_masks, self.band_mask_bands)
         return not (self.shift_seconds or self.gain_db or self.noise_probability or masks)
-
-
-Trained = Literal["all", "head"]
-"""What of a model is trained: all of it, or its last layer alone."""
 
 
 class Recipe(Settings):

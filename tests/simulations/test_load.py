@@ -164,3 +164,26 @@ class TestShipped:
         assert len(world.unseen)
         make_behaviour(scenario.behaviour, len(world.population), 0)
         scenario.server_settings(world.task, 0)
+
+
+SCAFFOLD = (
+    "recipe.algorithm=scaffold",
+    "recipe.optimizer=sgd",
+    "recipe.momentum=0",
+    "recipe.gradient_clip=0",
+)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        ("privacy.unit=recording",),
+        ("privacy.units=20000",),
+        ("privacy.average=0.9", *SCAFFOLD),
+        ("rounds.weighting=clips",),
+    ],
+)
+def test_what_privacy_does_not_go_with_is_refused_at_once(override: tuple[str, ...]) -> None:
+    bare_mean = ("aggregation.rule=mean", "aggregation.mixing=off", "aggregation.norm_clipping=0")
+    with pytest.raises(ConfigError, match="FA-6003"):
+        load_scenario("synthetic-10000", ["privacy.delta=1e-5", *bare_mean, *override])
