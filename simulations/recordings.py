@@ -81,10 +81,10 @@ def features_file(energies: NDArray[np.float32], name: str, task: Task, cache: P
     Raises:
         StorageError: FA-8001.
     """
-    path = make_folder(cache) / f"{name}.npy"
+    path = make_folder(cache, mode=0o700) / f"{name}.npy"
     if not path.exists():
         shape = (len(energies), task.clip_frames, task.front_end.features)
-        with open_atomic(path) as file:
+        with open_atomic(path, mode=0o600) as file:
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "<f4", "fortran_order": False, "shape": shape}
             )
