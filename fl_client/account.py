@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from common.errors import DeviceError
 from common.protocol.unit import Unit
@@ -45,7 +45,7 @@ class Entry(Settings):
         time: by the device's clock; a round counts for the day that it is there.
         run, round, plan, clips: what for: a coordinator's run and round, SHA-256 of the plan's body and of
             the names of the clips. Empty where an older ledger was taken over.
-        cost: of what is reserved.
+        cost: of what is reserved; no other line has one.
         count: of rounds or answers; above one only where an older ledger was taken over.
     """
 
@@ -57,6 +57,12 @@ class Entry(Settings):
     clips: str = ""
     cost: Cost | None = None
     count: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _costs_what_is_reserved(self) -> Self:
+        if (self.state == "reserved") != (self.cost is not None):
+            raise ValueError("what is reserved has a cost, and nothing else has")
+        return self
 
     @property
     def name(self) -> str:
@@ -83,6 +89,8 @@ class Account:
 
     def add(self, entry: Entry) -> None:
         """Go on by one line."""
+        if entry.cost is not None:
+            self.steps.setdefault(entry.cost.unit, Counter()).update(entry.cost.steps_by_kind)
         match entry.state:
             case "round":
                 day = entry.time.date()
@@ -90,10 +98,8 @@ class Account:
                 self._day, self.last = day, entry.name
             case "exact":
                 self.exact += entry.count
-            case "reserved" if entry.cost is not None:
-                self.steps.setdefault(entry.cost.unit, Counter()).update(entry.cost.steps_by_kind)
-            case _:
-                pass  # the end of what was reserved
+            case "reserved" | "spent":
+                pass  # nothing but its cost counts
 
     def rounds_on(self, today: date) -> int:
         """Rounds that were taken on `today`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 from common.data.clips import Clips
 from common.files import sha256
@@ -10,38 +11,47 @@ from common.protocol.answer import PrivacySpent
 from common.protocol.plan import Plan
 from fl_client.account import Account, Cost, Entry, State
 from fl_client.ledger import Ledger
-from fl_client.policy import Policy
+from fl_client.policy import load_policy
 
 
 class Books:
     """The ledger, for one order.
 
     Args:
-        policy: what the owner agrees to spend.
+        policy: file of what the owner agrees to. It is read at the last moment: clips may take long to load,
+            and what was forbidden meanwhile must not be done.
         digest: SHA-256 of the plan's body.
         clips: all that the device has.
     """
 
-    def __init__(self, ledger: Ledger, policy: Policy, plan: Plan, digest: str, clips: Clips) -> None:
+    def __init__(self, ledger: Ledger, policy: Path, plan: Plan, digest: str, clips: Clips) -> None:
         self._ledger, self._policy, self._plan, self._digest = ledger, policy, plan, digest
         names = sorted(f"{clip.label}/{clip.path.name}" for clip in clips)
         self._clips = sha256("\n".join(names).encode())
         self._reserved: Cost | None = None
 
     def note_exact(self) -> None:
-        """An exact answer is going to be made.
+        """An exact answer is going to be made, if the owner agrees to one.
 
         Raises:
-            DeviceError: FA-4043.
+            DeviceError: FA-4006 the owner insists on privacy, FA-4043.
+            ConfigError: FA-6002, FA-6003, the policy.
             StorageError: FA-8001.
         """
-        self._ledger.write(lambda account: self._entry("exact"))
+
+        def agreed(account: Account) -> Entry:
+            load_policy(self._policy).check_privacy(self._plan)
+            return self._entry("exact")
+
+        self._ledger.write(agreed)
 
     def reserve(self, spent: PrivacySpent) -> None:
         """The first noisy step is going to be taken, if the owner agrees to the cost of them all.
 
         Raises:
-            DeviceError: FA-4033, FA-4034 it is too much, FA-4045 there are too many different costs, FA-4043.
+            DeviceError: FA-4006 it is too little privacy, FA-4033, FA-4034, FA-4044, FA-4045, FA-4060 it
+                costs more than the owner gives, FA-4043.
+            ConfigError: FA-6002, FA-6003, the policy.
             StorageError: FA-8001.
         """
         cost = Cost(
@@ -53,7 +63,9 @@ class Books:
         )
 
         def agreed(account: Account) -> Entry:
-            self._policy.check_cost(account, cost)
+            policy = load_policy(self._policy)
+            policy.check_privacy(self._plan)
+            policy.check_cost(account, cost)
             return self._entry("reserved", cost)
 
         self._ledger.write(agreed)

@@ -21,7 +21,6 @@ from fl_client.books import Books
 from fl_client.home import DeviceHome
 from fl_client.kept import load_kept, save_kept
 from fl_client.ledger import Ledger
-from fl_client.policy import load_policy
 from fl_client.refusing import refuse
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def answer_order(
         ledger: that is told of all that its clips are used for, before they are.
     """
     try:
-        plan, policy = parse_plan(plan_data), load_policy(home.policy)
+        plan = parse_plan(plan_data)
         algorithm, trainer = ALGORITHMS[plan.recipe.algorithm], _trainer(plan.task)
         order = decode_weights(weights_data, algorithm.order_schema(trainer.schema))
         background = home.cache / "background"
@@ -53,7 +52,7 @@ def answer_order(
         for file, reason in features.skipped:
             log.warning("%s is not used: %s", file, reason)
         private = plan.privacy is not None
-        books = Books(ledger, policy, plan, sha256(plan_data), clips)
+        books = Books(ledger, home.policy, plan, sha256(plan_data), clips)
         if plan.kind == "evaluate" or not private:
             books.note_exact()
         done = trainer.answer(

@@ -95,14 +95,19 @@ class Policy(Settings):
             raise _refusal("FA-4035", "The device's owner does not allow this architecture.", "architectures")
         self._check_size("FA-4036", "The order has", bytes_down, "maximum_bytes_down")
         self._check_size("FA-4037", "The answer would have", bytes_up, "maximum_bytes_up")
-        self._check_privacy(plan)
+        self.check_privacy(plan)
 
     def _check_size(self, code: str, what: str, size: int, rule: str) -> None:
         limit: int | None = getattr(self, rule)
         if limit is not None and size > limit:
             raise _refusal(code, f"{what} {size} bytes, and the device accepts {limit}.", rule)
 
-    def _check_privacy(self, plan: Plan) -> None:
+    def check_privacy(self, plan: Plan) -> None:
+        """Return if `plan` is as private as the owner wants it.
+
+        Raises:
+            DeviceError: FA-4006.
+        """
         if plan.kind == "evaluate" and plan.privacy is not None:
             raise _too_little("An evaluation is exact, and the plan says that it is private.")
         if not self.insists_on_privacy:
@@ -128,7 +133,8 @@ class Policy(Settings):
 
         Raises:
             DeviceError: FA-4033 it is too much for one round, FA-4034 for all together, FA-4045 there are too
-                many different costs, FA-4060 it is for another unit than what was spent before.
+                many different costs, FA-4060 it is for another unit than what was spent before, FA-4044 exact
+                answers were given before.
         """
         limit = self.maximum_epsilon_per_round
         if limit is not None and epsilon_of(Account().steps_with(cost), self.delta) > limit:
@@ -140,6 +146,8 @@ class Policy(Settings):
         limit = self.maximum_epsilon
         if limit is None:
             return
+        if account.exact:
+            raise _unbounded(account)
         others = account.steps.keys() - {cost.unit}
         if others:
             raise _refusal(
@@ -190,11 +198,7 @@ class Policy(Settings):
         if limit is not None and another_round and account.rounds_on(now.time.date()) >= limit:
             yield _refusal("FA-4031", f"The device has done its {limit} rounds of today.", "rounds_per_day")
         if self.maximum_epsilon is not None and account.exact:
-            yield DeviceError(
-                "FA-4044",
-                f"The device has given {account.exact} exact answers, and no epsilon bounds them.",
-                "Enrol it in another folder, with other clips; or take maximum_epsilon out of policy.toml.",
-            )
+            yield _unbounded(account)
         yield from self.objections_to_a_download(now)
         if self.require_charger and now.charging is False:
             yield _refusal("FA-4039", "The device is not plugged in.", "require_charger")
@@ -292,6 +296,14 @@ def _check_window(plan: Plan) -> None:
 def _too_little(happened: str) -> DeviceError:
     return DeviceError(
         "FA-4006", happened, "Set [privacy] in server.toml as the device asks, or change its policy.toml."
+    )
+
+
+def _unbounded(account: Account) -> DeviceError:
+    return DeviceError(
+        "FA-4044",
+        f"The device has given {account.exact} exact answers, and no epsilon bounds them.",
+        "Enrol it in another folder, with other clips; or take maximum_epsilon out of policy.toml.",
     )
 
 

@@ -21,7 +21,11 @@ app = typer.Typer(help="What the device has spent of its owner's privacy.", no_a
 
 @app.command()
 def status(home: Home = None, as_json: Json = False) -> None:
-    """Say what was spent, of what, and how many rounds like the last are left."""
+    """Say what was spent, of what, and how many rounds like the last are left.
+
+    What is closest to the truth comes last, for it takes seconds. No limit is compared with it.
+    """
+    from common.privacy.accounting import closest_epsilon
     from fl_client.ledger import open_ledger
     from fl_client.policy import load_policy
 
@@ -31,7 +35,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
         account = ledger.account()
         costs = {entry.cost.unit: entry.cost for _, entry in ledger.entries() if entry.cost is not None}
     spent = rules.spent(account)
-    units = [
+    units: list[dict[str, object]] = [
         {
             "unit": unit,
             "spent_epsilon": None if account.exact or len(spent) > 1 else epsilon,
@@ -42,6 +46,8 @@ def status(home: Home = None, as_json: Json = False) -> None:
         for unit, epsilon in spent.items()
     ]
     if as_json:
+        for one, steps in zip(units, account.steps.values(), strict=True):
+            one["closest_epsilon"], one["closest_accountant"] = closest_epsilon(steps, rules.delta)
         document = {
             "delta": rules.delta,
             "maximum_epsilon": rules.maximum_epsilon,
@@ -65,6 +71,10 @@ def status(home: Home = None, as_json: Json = False) -> None:
         typer.echo("Each is of its own trainings only: no epsilon bounds them together.")
     if account.exact:
         typer.echo(f"And without privacy: {account.exact} exact answers: no epsilon bounds them.")
+    for unit, steps in account.steps.items():
+        typer.echo(f"Closest to the truth per {unit}: {_said(*closest_epsilon(steps, rules.delta))}.")
+    if units:
+        typer.echo("That is for reading; no limit is compared with it.")
 
 
 @app.command()
@@ -110,6 +120,10 @@ def _cells(entry: Entry) -> Sequence[str]:
     state = entry.state if entry.count == 1 else f"{entry.state} x{entry.count}"
     time = entry.time.isoformat(" ", timespec="seconds")
     return time, state, entry.run, str(entry.round) if entry.run else "", *spent, entry.clips[:8]
+
+
+def _said(epsilon: float, accountant: str) -> str:
+    return f"{epsilon:.3g} by PRV" if accountant == "prv" else "that of RDP, as PRV fails"
 
 
 def _print(table: Table) -> None:

@@ -16,13 +16,14 @@ PUBLIC_REASONS = {
     "FA-4043": UNKNOWN_COST,
     "FA-4061": UNKNOWN_COST,
     "FA-4062": UNKNOWN_COST,
+    "FA-4060": "The device keeps its budget for another unit of privacy.",
     "FA-4044": "The device has answered exactly before, and no epsilon bounds that.",
     "FA-6002": "The device's policy is damaged.",
     "FA-6003": "The device's policy is damaged.",
     "FA-7021": "The device does not know of some clips which unit they belong to.",
     "FA-8001": "The device could not write to its disk.",
 }
-"""What is said of errors whose own words name files, and so people."""
+"""What is said of errors whose own words name files, and so people, or what others have asked for."""
 
 
 def refuse(error: FedAudioError) -> bytes:

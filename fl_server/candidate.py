@@ -9,8 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from common.algorithms.registry import ALGORITHMS
-from common.models.acoustic import trained_part
+from common.algorithms.registry import ALGORITHMS, answer_schema
 from common.protocol.answer import Report
 from common.protocol.release import Metrics
 from common.protocol.tensors import Row, Schema, Weights, schema_of
@@ -65,7 +64,7 @@ def train_candidate(
         ConfigError: as `make_rule`.
     """
     algorithm = ALGORITHMS[settings.recipe.algorithm]
-    schema = algorithm.answer_schema(trained_part(settings.recipe.trained, schema_of(base)))
+    schema = answer_schema(settings.recipe, schema_of(base))
     rule = make_rule(settings, schema, len(cohort), memory.norms, reference)
     exchange = draft("train", algorithm.order(base, memory.algorithm), schema, cohort)
     aggregate = train_cohort(fleet, settings, exchange, collected, book, rule)

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import platformdirs
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import CoordinatorError
-from common.files import locked, make_folder
 from common.log import printable
 from fl_server import devices_cli, keys_cli, log_cli, models_cli
 from fl_server.home import CoordinatorHome
@@ -52,13 +50,21 @@ def init(
     home: Home = None,
     clip_seconds: Annotated[float, typer.Option(help="Length of sound one decision is about.")] = 1.0,
     architecture: Annotated[
-        str, typer.Option(help="Of the model: tc-stream; tc-window for a private head.")
-    ] = "tc-stream",
+        str | None, typer.Option(help="Of the model; tc-stream if not given, with --dp tc-window.")
+    ] = None,
+    dp: Annotated[
+        bool,
+        typer.Option(
+            "--dp/--no-dp",
+            help="Train under differential privacy; as server.toml then is, at an epsilon of 8 in 20 rounds.",
+        ),
+    ] = False,
     warm_start: Annotated[
         list[str] | None,
         typer.Option(
             help="What the first version has learned from: a release or safetensors file; or clips that are "
-            "nobody's secret, once for each collection, of which 'babble' is synthetic."
+            "nobody's secret, once for each collection, of which 'babble' is synthetic, and the default with "
+            "--dp."
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -73,19 +79,24 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make a coordinator: server.toml, its keys, and the root of trust that devices pin."""
+    from common.models.registry import architecture_named
+    from common.protocol.plan import Privacy
     from common.security.passphrase import new_passphrase
     from common.settings import parse_settings, split_list
     from fl_server.initialise import initialise
-    from fl_server.settings import ServerSettings
+    from fl_server.settings import ARCHITECTURE, BABBLE, PRIVATE_ARCHITECTURE, ServerSettings
 
     place = CoordinatorHome.find(home)
-    document = {
+    chosen = architecture or (PRIVATE_ARCHITECTURE if dp else ARCHITECTURE)
+    architecture_named(chosen)
+    sources = warm_start or ([BABBLE] if dp else [])
+    document: dict[str, object] = {
         "host": host,
         "port": port,
-        "task": {"labels": split_list(labels), "clip_seconds": clip_seconds, "architecture": architecture},
+        "task": {"labels": split_list(labels), "clip_seconds": clip_seconds, "architecture": chosen},
         "rounds": {"min_devices": 2, "wait_seconds": 120},
-        "recipe": {"epochs": 2},
     }
+    document |= {"privacy": Privacy().model_dump()} if dp else {"recipe": {"epochs": 2}}
     settings = parse_settings(ServerSettings, document, "the command line")
     secret = new_passphrase(passphrase_file, "the coordinator's keys", ask=passphrase)
     coordinator = initialise(
@@ -93,7 +104,7 @@ def init(
         settings,
         names=split_list(names),
         passphrase=secret,
-        make_body=partial(_find_body, warm_start, settings.task) if warm_start else None,
+        make_body=partial(_find_body, sources, settings.task) if sources else None,
     )
     protection = "file-mode" if secret is None else "passphrase"
     if as_json:
@@ -198,12 +209,10 @@ def status(home: Home = None, as_json: Json = False) -> None:
 
 
 def _find_body(sources: list[str], task: Task) -> Weights:
-    from fl_server.warm_start import find_body
+    from fl_server.warm_start import find_shared_body
 
-    cache = make_folder(platformdirs.user_cache_path("fedaudio") / "warm-start", mode=0o700)
-    console = Console(stderr=True)
-    with locked(cache / ".lock"), console.status("Learning from other clips. This takes minutes."):
-        return find_body(sources, task, cache)
+    with Console(stderr=True).status("Learning from other clips. This takes minutes."):
+        return find_shared_body(sources, task)
 
 
 def _require_running(home: CoordinatorHome) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.protocol.plan import Privacy, Recipe
+from common.protocol.plan import PRIVATE_RECIPE, Privacy, Recipe
 from common.settings import Settings
 from common.task import Task
 
 BABBLE = "babble"
 """The source of a warm start that is made on the spot: synthetic voices say words without a meaning."""
+
+
+ARCHITECTURE = "tc-stream"
+
+PRIVATE_ARCHITECTURE = "tc-window"
+"""Made for a head that is trained under noise, as `PRIVATE_RECIPE` does."""
 
 
 class OptimizerConfig(Settings):
@@ -116,6 +123,25 @@ class ReleaseRules(Settings):
     )
 
 
+def with_default_recipe(document: object) -> object:
+    """Settings before they are checked, with what their recipe leaves open where there is privacy."""
+    if not isinstance(document, Mapping) or document.get("privacy") is None:
+        return document
+    given = document.get("recipe", {})
+    if not isinstance(given, Mapping):
+        return document
+    return {**document, "recipe": _completed(given, PRIVATE_RECIPE.model_dump(exclude_unset=True))}
+
+
+def _completed(given: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
+    whole = {**defaults, **given}
+    for name, default in defaults.items():
+        inner = whole[name]
+        if isinstance(inner, Mapping) and isinstance(default, Mapping):
+            whole[name] = _completed(inner, default)
+    return whole
+
+
 def check_together(
     recipe: Recipe, privacy: Privacy | None, aggregation: Aggregation, rounds: RoundSettings
 ) -> None:
@@ -164,6 +190,11 @@ class ServerSettings(Settings):
     releases: ReleaseRules = ReleaseRules()
     validation: Path | None = Field(None, description="folder of the coordinator's own labelled clips")
     seed: int = Field(0, ge=0, le=2**53)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, document: object) -> object:
+        return with_default_recipe(document)
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:

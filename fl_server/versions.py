@@ -211,6 +211,11 @@ class Versions:
         graph, how = export_graph(model, task)
         warm = self._home.warm_start
         weights = warm_model(task, read_body(warm, task)) if is_there(warm) else get_weights(model)
+        if self._settings.recipe.trained == "head" and not is_there(warm):
+            log.warning(
+                "only the head is trained, on a body that has learned nothing: make the coordinator with "
+                "--warm-start, or promote a release that has"
+            )
         oldest = self._settings.releases.minimum_client
         content = _Content(
             task,

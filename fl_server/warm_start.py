@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from common.data.clips import Clips
 from common.errors import CoordinatorError
-from common.files import make_folder
+from common.files import locked, make_folder
 from common.models.acoustic import without_head
 from common.models.registry import build_model
 from common.models.weights import get_weights
@@ -21,6 +22,13 @@ from common.protocol.tensors import Weights, schema_of
 from common.task import Task
 from common.training.warm_start import EPOCHS, learn_body, make_babble
 from fl_server.settings import BABBLE
+
+
+def find_shared_body(sources: Sequence[str], task: Task) -> Weights:
+    """As `find_body`, with the cache of the user: what is learned from the same clips is learned once."""
+    cache = make_folder(platformdirs.user_cache_path("fedaudio") / "warm-start", mode=0o700)
+    with locked(cache / ".lock"):
+        return find_body(sources, task, cache)
 
 
 def find_body(sources: Sequence[str], task: Task, cache: Path, epochs: int | None = None) -> Weights:
@@ -47,10 +55,7 @@ def find_body(sources: Sequence[str], task: Task, cache: Path, epochs: int | Non
         )
     if stored:
         return read_body(stored[0], task)
-    collections = [
-        make_babble(make_folder(cache / "corpora")) if source == BABBLE else Clips.load(Path(source))
-        for source in sources
-    ]
+    collections = [make_babble(cache) if source == BABBLE else Clips.load(Path(source)) for source in sources]
     return learn_body(collections, task, cache, epochs=epochs or EPOCHS)
 
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 from common.data.clips import Clips
 from common.data.splits import hold_out
 from common.errors import DataError
-from common.files import make_folder
 from common.results import Speakers
-from common.version import VERSION
 from simulations.draws import draws
 from simulations.scenario import DataChoice
 
@@ -113,14 +111,13 @@ def _chosen(choice: int | tuple[str, ...], drawn: Sequence[str], taken: Collecti
 
 def _corpus(choice: DataChoice, cache: Path) -> Path:
     # With scipy, which takes most of a second to import.
-    from common.data.synthetic.corpus import make_corpus
+    from common.data.synthetic.corpus import kept_corpus
 
-    kind, labels = choice.synthetic, LABELS[choice.synthetic]
-    name = f"{kind}-{choice.voices}-{labels}-{choice.takes}-{VERSION}"
-    folder = make_folder(cache / "corpora") / name
-    # The manifest is written last: where it is, the corpus is whole.
-    if not (folder / "manifest.csv").is_file():
-        make_corpus(
-            folder, kind=kind, voices=choice.voices, labels=labels, takes=choice.takes, seed=CORPUS_SEED
-        )
-    return folder
+    return kept_corpus(
+        cache,
+        kind=choice.synthetic,
+        voices=choice.voices,
+        labels=LABELS[choice.synthetic],
+        takes=choice.takes,
+        seed=CORPUS_SEED,
+    )

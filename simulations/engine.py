@@ -77,7 +77,7 @@ def simulate(
                 f"The clips of the simulation in {folder} have changed since it began.",
                 "Put back the clips it began with, or give another folder with --out.",
             )
-        body = _warm_start(scenario, world, cache or own_cache())
+        body = _warm_start(scenario, world, cache or own_cache(), watch)
         with closing(make_pool(backend, world.folder, scenario, seed, folder / "kept", workers)) as pool:
             simulation = Simulation(world, scenario, seed, pool, workers, watch, body)
             at = simulation.start(known).prepared(time.monotonic() - begin)
@@ -87,11 +87,15 @@ def simulate(
             return results
 
 
-def _warm_start(scenario: Scenario, world: World, cache: Path) -> Weights | None:
+def _warm_start(
+    scenario: Scenario, world: World, cache: Path, watch: Callable[[Progress], None]
+) -> Weights | None:
     """The body of the first version, if the scenario wants one; the same for all seeds, as a release is."""
     warm = scenario.warm_start
     if warm is None:
         return None
+    names = tuple(Path(source).name for source in warm.sources)
+    watch(Progress("learning", scenario.number_of_rounds, sources=names))
     with locked(make_folder(cache, mode=0o700) / ".lock"):
         return find_body(warm.sources, world.task, cache, warm.epochs)
 

@@ -9,10 +9,9 @@ from functools import partial
 
 import numpy as np
 
-from common.algorithms.registry import ALGORITHMS
+from common.algorithms.registry import answer_schema
 from common.data.features import FeatureSet
 from common.errors import ConfigError, CoordinatorError
-from common.models.acoustic import trained_part
 from common.models.golden import golden_scores
 from common.protocol.release import Metrics
 from common.protocol.tensors import Schema, Weights, encode_weights
@@ -154,9 +153,7 @@ def check_rule(settings: ServerSettings, schema: Schema, cohort: int, clips: Fea
     Raises:
         ConfigError: FA-6040, FA-6041, it needs more devices than that, or clips.
     """
-    answers = ALGORITHMS[settings.recipe.algorithm].answer_schema(
-        trained_part(settings.recipe.trained, schema)
-    )
+    answers = answer_schema(settings.recipe, schema)
     make_rule(settings, answers, cohort, (), None if clips is None else lambda: np.empty(0, np.float32))
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.algorithms.registry import ALGORITHMS
-from common.models.acoustic import trained_part
+from common.algorithms.registry import answer_schema
 from common.protocol.answer import Answer, decode_answer, encode_answer
 from common.protocol.plan import Plan, parse_plan
 from common.protocol.tensors import Row, Schema, Weights, encoded_size, split_row
@@ -91,7 +90,7 @@ class SimulatedFleet:
         in_time, took = self._in_time(plan, windows, len(order) + len(weights))
         attackers = self._attackers.in_round(plan.round, in_time) if kind == "train" else []
         jobs = [Job(device, windows[device], device in attackers) for device in in_time]
-        held_back = _HeldBack(self._answer_schema(plan), attackers)
+        held_back = _HeldBack(answer_schema(plan.recipe, self._schema), attackers)
         for count, (device, data) in enumerate(self._pool.work(order, weights, jobs), 1):
             if attackers:
                 held_back.look_at(device, data)
@@ -115,7 +114,7 @@ class SimulatedFleet:
         answered, took = [], 0.0
         trains = plan.kind == "train"
         each, up = (1.0 if trains else SCORING), REPORT_BYTES
-        up += encoded_size(self._answer_schema(plan)) if trains else 0
+        up += encoded_size(answer_schema(plan.recipe, self._schema)) if trains else 0
         for device, count in windows.items():
             outcome = self._behaviour.outcome(plan.round, device, each * count, down, up, self.clock)
             late = outcome.seconds > plan.seconds
@@ -126,11 +125,6 @@ class SimulatedFleet:
                 self.dropped += outcome.drops
                 self.late += not outcome.drops
         return answered, took if len(answered) == len(windows) else plan.seconds
-
-    def _answer_schema(self, plan: Plan) -> Schema:
-        return ALGORITHMS[plan.recipe.algorithm].answer_schema(
-            trained_part(plan.recipe.trained, self._schema)
-        )
 
     def _forge(self, held_back: _HeldBack) -> Iterator[tuple[int, bytes]]:
         """What the attackers send, when all others have answered."""

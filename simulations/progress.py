@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Doing: TypeAlias = Literal["preparing", "training", "testing", "over", "finishing"]
-"""Of a round: training, testing, over."""
+Doing: TypeAlias = Literal["preparing", "learning", "training", "testing", "over", "finishing"]
+"""Of the first version: learning, from other clips; of a round: training, testing, over."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Progress:
         epsilon: spent so far by the device that spent most; None without privacy.
         attack_success: of a backdoor, as last tested.
         void: code of the error that made the round void, when it is over.
+        sources: names of what the first version learns from.
         seconds_left: until the last round is over, going by those of this run; None before the first.
     """
 
@@ -33,4 +34,5 @@ class Progress:
     epsilon: float | None = None
     attack_success: float | None = None
     void: str | None = None
+    sources: tuple[str, ...] = ()
     seconds_left: float | None = None

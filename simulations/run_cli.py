@@ -61,9 +61,8 @@ def run(
             results.append(result)
             interrupted = result.interrupted
         except KeyboardInterrupt:
-            early = (
-                "nothing of it was computed yet" if view.doing == "preparing" else "--resume goes on with it"
-            )
+            begun = view.doing not in {"preparing", "learning"}
+            early = "--resume goes on with it" if begun else "nothing of it was computed yet"
             console.print(f"Seed {number} was stopped: {early}.", highlight=False, soft_wrap=True)
             interrupted = True
         if interrupted:

@@ -18,6 +18,7 @@ from fl_server.settings import (
     RoundSettings,
     ServerSettings,
     check_together,
+    with_default_recipe,
 )
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
@@ -142,6 +143,11 @@ class Scenario(Settings):
     aggregation: Aggregation = Aggregation()
     optimizer: OptimizerConfig = OptimizerConfig()
     gate: GateRules = GateRules()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, document: object) -> object:
+        return with_default_recipe(document)
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:

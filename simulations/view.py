@@ -52,6 +52,9 @@ class RunView:
                 description=f"seed {self._seed}, round {progress.round}/{progress.rounds}",
                 figures=f"{_figures(progress)}{_left(progress.seconds_left)}",
             )
+        elif progress.doing == "learning":
+            text = f"seed {self._seed}: {_figures(progress)}"
+            self._console.print(text, highlight=False, soft_wrap=True)
         elif progress.doing == "over":
             void = f"void ({progress.void}), " if progress.void else ""
             text = f"seed {self._seed}, round {progress.round}/{progress.rounds}: {void}{_figures(progress)}"
@@ -76,6 +79,10 @@ def _completed(progress: Progress) -> float:
 
 
 def _figures(progress: Progress) -> str:
+    if progress.doing == "preparing":
+        return "preparing"
+    if progress.doing == "learning":
+        return f"learning from {', '.join(progress.sources)}"
     figures = [f"unseen {progress.accuracy:.3f}"]
     if progress.epsilon is not None:
         figures.append(f"epsilon {progress.epsilon:.2f}")

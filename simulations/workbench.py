@@ -19,6 +19,7 @@ from common.protocol.plan import parse_plan
 from common.protocol.tensors import decode_weights
 from common.task import Task
 from common.training.local import LocalTrainer
+from common.training.trainer import uncounted
 from fl_client.refusing import refuse
 from simulations.attacks.registry import make_attack
 from simulations.kept import Kept
@@ -68,6 +69,7 @@ class Workbench:
                 self._population.held_out(device) if plan.holdout else (),
                 self._population.id(device),
                 kept=self._kept.read(device, plan.round + (not training)) if self._keeps else {},
+                before_spending=uncounted,
                 noise_random=self._noise(device) if self._seeded else None,
             )
         except FedAudioError as error:

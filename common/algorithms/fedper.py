@@ -7,7 +7,7 @@ The shared model keeps the head that it was made with, from which a device start
 from __future__ import annotations
 
 from common.algorithms.algorithm import Algorithm, Part
-from common.models.acoustic import HEAD
+from common.models.acoustic import trained_part, without_head
 from common.models.weights import get_weights
 from common.protocol.tensors import Schema, Weights
 
@@ -16,9 +16,7 @@ class PersonalPart(Part):
     """Answers with the body and keeps the head."""
 
     def answer(self, steps: int) -> tuple[Weights, Weights]:
-        body = {name: value for name, value in self.delta().items() if not name.startswith(HEAD)}
-        head = {name: value for name, value in get_weights(self.model).items() if name.startswith(HEAD)}
-        return body, head
+        return without_head(self.delta()), trained_part("head", get_weights(self.model))
 
 
 class FedPer(Algorithm):
@@ -28,10 +26,10 @@ class FedPer(Algorithm):
     personal = True
 
     def answer_schema(self, schema: Schema) -> Schema:
-        return {name: shape for name, shape in schema.items() if not name.startswith(HEAD)}
+        return without_head(schema)
 
     def kept_schema(self, schema: Schema) -> Schema:
-        return {name: shape for name, shape in schema.items() if name.startswith(HEAD)}
+        return trained_part("head", schema)
 
     def start(self, order: Weights, kept: Weights) -> Weights:
         return order | kept

@@ -23,20 +23,28 @@ ARCHITECTURES: Mapping[str, Callable[[Task], AcousticModel]] = {
 }
 
 
+def architecture_named(name: str) -> Callable[[Task], AcousticModel]:
+    """What makes a model of this architecture.
+
+    Raises:
+        TrainingError: FA-7001, there is none of this name.
+    """
+    if name not in ARCHITECTURES:
+        near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.0)[0]
+        raise TrainingError("FA-7001", f"There is no architecture '{name}'.", f"Did you mean '{near}'?")
+    return ARCHITECTURES[name]
+
+
 def build_model(task: Task, generator: torch.Generator) -> AcousticModel:
     """A fresh model for `task`; the same generator state gives the same weights.
 
     Raises:
         TrainingError: FA-7001, there is no such architecture.
     """
-    if task.architecture not in ARCHITECTURES:
-        near = difflib.get_close_matches(task.architecture, ARCHITECTURES, n=1, cutoff=0.0)[0]
-        raise TrainingError(
-            "FA-7001", f"There is no architecture '{task.architecture}'.", f"Did you mean '{near}'?"
-        )
+    architecture = architecture_named(task.architecture)
     # On the meta device nothing is drawn from torch's global generator, which is not ours to advance.
     with torch.device("meta"):
-        model = ARCHITECTURES[task.architecture](task)
+        model = architecture(task)
     model.to_empty(device="cpu")
     for module in model.modules():
         _initialise(module, generator)

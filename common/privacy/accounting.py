@@ -13,7 +13,10 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 from typing import TypeAlias
 
 import numpy as np
@@ -48,15 +51,17 @@ def privacy_spent(privacy: Privacy, sampling_rate: float, steps: int) -> Privacy
     The number of clips is taken as public: a device's report states it.
 
     Raises:
-        TrainingError: FA-7005, the noise is below `LEAST_NOISE`.
+        TrainingError: FA-7005, the noise is below `LEAST_NOISE`, or no epsilon can be computed.
     """
-    if privacy.noise_multiplier < LEAST_NOISE:
+    too_little = privacy.noise_multiplier < LEAST_NOISE
+    steps_by_kind = {(sampling_rate, privacy.noise_multiplier): steps}
+    epsilon = math.inf if too_little else epsilon_of(steps_by_kind, privacy.delta)
+    if math.isinf(epsilon):
         raise TrainingError(
             "FA-7005",
             f"A noise multiplier of {privacy.noise_multiplier:g} protects nothing.",
             "Raise privacy.noise_multiplier; 1.0 is a usual value.",
         )
-    epsilon = epsilon_of({(sampling_rate, privacy.noise_multiplier): steps}, privacy.delta)
     return PrivacySpent(
         epsilon=epsilon,
         delta=_with_sampling_error(privacy.delta, epsilon, steps),
@@ -95,18 +100,19 @@ def compose(spent: Sequence[PrivacySpent], delta: float) -> PrivacySpent:
 
 
 def epsilon_of(steps: Steps, delta: float) -> float:
-    """Epsilon at `delta` of `steps` together, by Renyi differential privacy; 0 of none."""
-    # Opacus costs as long to import as torch, and only private training needs it.
-    from opacus.accountants.analysis import rdp
+    """Epsilon at `delta` of `steps` together, by Renyi differential privacy.
 
+    Of none it is 0, and where it cannot be computed infinite.
+    """
     if not any(steps.values()):
         return 0.0
     divergences = sum(_divergences(*how) * count for how, count in steps.items() if count)
     with warnings.catch_warnings():
         # It warns where the best order is the first or last one: epsilon is then loose, never too small.
         warnings.simplefilter("ignore")
-        epsilon, _ = rdp.get_privacy_spent(orders=ORDERS, rdp=divergences, delta=delta)
-    return max(0.0, float(epsilon))
+        epsilon, _ = _renyi().get_privacy_spent(orders=ORDERS, rdp=divergences, delta=delta)
+    # `max` alone would make nothing spent of what is not a number.
+    return math.inf if math.isnan(epsilon) else max(0.0, float(epsilon))
 
 
 def closest_epsilon(steps: Steps, delta: float) -> tuple[float, str]:
@@ -117,9 +123,9 @@ def closest_epsilon(steps: Steps, delta: float) -> tuple[float, str]:
     latter is said.
     """
     bound = epsilon_of(steps, delta)
-    # About as many values as it would discretise the privacy loss into.
+    # About as many values as it would discretise the privacy losses of all kinds of steps into.
     count, wide = sum(steps.values()), epsilon_of(steps, delta / 8000) + 3
-    size = 2 * wide * math.sqrt(count * math.log(12_000 / delta) / 2) / _PRV_ERROR
+    size = len(steps) * 2 * wide * math.sqrt(count * math.log(12_000 / delta) / 2) / _PRV_ERROR
     if size > _PRV_LARGEST:
         return bound, "rdp"
     closest = _by_prv(steps, delta)
@@ -147,9 +153,23 @@ def _by_prv(steps: Steps, delta: float) -> float:
 @lru_cache(maxsize=1024)
 def _divergences(rate: float, noise: float) -> npt.NDArray[np.float64]:
     """Of one step, at each of `ORDERS`."""
-    from opacus.accountants.analysis import rdp
+    divergences = _renyi().compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=ORDERS)
+    return np.asarray(divergences, np.float64)
 
-    return np.asarray(rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=ORDERS), np.float64)
+
+@cache
+def _renyi() -> ModuleType:
+    """Opacus's analysis, from its file: its package would load torch and all that trains, for seconds."""
+    package = find_spec("opacus")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("opacus is not installed")
+    file = Path(package.submodule_search_locations[0]) / "accountants" / "analysis" / "rdp.py"
+    found = spec_from_file_location("opacus_renyi", file)
+    if found is None or found.loader is None:
+        raise ModuleNotFoundError(f"{file} cannot be loaded")
+    module = module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
 def _with_sampling_error(delta: float, epsilon: float, steps: int) -> float:

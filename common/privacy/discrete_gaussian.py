@@ -40,6 +40,7 @@ _BITS = 256
 _ONE = 1 << _BITS
 _REACH = 10  # sigmas; beyond 9.1 no 64-bit word tells two bounds apart
 _CELL_BITS = 18
+_CROWDED = -1
 
 
 class DiscreteGaussian:
@@ -60,20 +61,22 @@ class DiscreteGaussian:
         # P(X <= -k - 1) = 1 - P(X <= k). A bound that is one too low only makes for a second look.
         self._bounds = np.concatenate((~above[::-1], above))
         starts = np.arange(1 << _CELL_BITS, dtype=np.uint64) << np.uint64(64 - _CELL_BITS)
-        self._first = np.searchsorted(self._bounds, starts, side="right").astype(np.int32)
-        self._crowded = np.diff(self._first, append=np.int32(2 * self._reach)) > 1
+        # The first bound of each cell of all words that begin alike; negative where a second one follows.
+        self._first = np.searchsorted(self._bounds, starts).astype(np.int32)
+        self._first[np.diff(self._first, append=np.int32(2 * self._reach)) > 1] = _CROWDED
 
     def draw(self, count: int, random: SecureRandom) -> npt.NDArray[np.int32]:
         """`count` independent values."""
         words = random.words(count)
-        # A cell of all words that begin alike holds one bound at most, but for crowded ones: no search.
-        cells = (words >> np.uint64(64 - _CELL_BITS)).astype(np.int32)
-        places = self._first[cells]
-        places += self._bounds[places] <= words
-        crowded = np.flatnonzero(self._crowded[cells])
-        places[crowded] = np.searchsorted(self._bounds, words[crowded], side="right")
+        places = self._first.take((words >> np.uint64(64 - _CELL_BITS)).view(np.int64))
+        bounds = self._bounds.take(places)
+        unclear = np.flatnonzero((places == _CROWDED) | (bounds == words))
+        places += bounds <= words
+        # In order, so that each search begins where the last one has left the processor's cache.
+        unclear = unclear[np.argsort(words[unclear])]
+        places[unclear] = np.searchsorted(self._bounds, words[unclear], side="right")
         values = places - np.int32(self._reach)
-        for tie in np.flatnonzero(self._bounds[places - 1] == words):
+        for tie in unclear[self._bounds[places[unclear] - 1] == words[unclear]]:
             rest = int.from_bytes(random.words(_BITS // 64 - 1).tobytes(), "little")
             values[tie] = self._exactly(int(words[tie]) << (_BITS - 64) | rest)
         return values

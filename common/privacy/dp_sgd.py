@@ -7,6 +7,7 @@ sum, and no row is longer than the clipping norm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -21,7 +22,8 @@ from common.privacy.secure_random import SecureRandom
 
 def poisson_sample(units: int, rate: float, random: SecureRandom) -> npt.NDArray[np.int64]:
     """Each of 0..units-1 with probability `rate`, independently, as the accountant assumes; perhaps none."""
-    return np.flatnonzero(random.uniform(units) < rate)
+    # In steps of the dice, downwards: no unit may be drawn more often than is accounted for.
+    return np.flatnonzero(random.uniform(units) < math.floor(rate * 2**53) * 2.0**-53)
 
 
 def private_sum(rows: Iterable[Tensor], columns: int, clipping: Clipping, random: SecureRandom) -> Tensor:

@@ -49,6 +49,14 @@ two thirds. Seen on one task (docs/privacy.md); others will differ."""
 
 EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
+_TOO_SMALL = {
+    "units": "A device with {} units has nothing to learn from.",
+    "batch": "A batch of {} is too small.",
+    "steps": "A round of {} steps learns nothing.",
+    "rounds": "A schedule of {} rounds learns nothing.",
+    "cohort": "A cohort of {} is too small.",
+}
+
 NOISES: tuple[float, ...] = tuple(np.geomspace(0.1, 1000, 24).tolist())
 """Noise multipliers between which a needed one is looked for."""
 
@@ -98,9 +106,9 @@ class Schedule:
     unit: Unit = "clip"
 
     def __post_init__(self) -> None:
-        for name in ("units", "batch", "steps", "rounds", "cohort"):
-            if getattr(self, name) < 1:
-                raise _senseless(f"{getattr(self, name)} {name} are too few.", "Give 1 or more.")
+        for name, too_small in _TOO_SMALL.items():
+            if (count := getattr(self, name)) < 1:
+                raise _senseless(too_small.format(count), "Give 1 or more.")
         if not 0 < self.delta < 0.1:
             raise _senseless(f"A delta of {self.delta:g} is not between 0 and 0.1.", "1e-5 is usual.")
 
@@ -111,7 +119,9 @@ class Schedule:
 
     def cost(self, noise_multiplier: float) -> PrivacySpent:
         """Of all rounds together, as a ledger counts it."""
-        privacy = Privacy(noise_multiplier=noise_multiplier, delta=self.delta, unit=self.unit)
+        privacy = Privacy(
+            noise_multiplier=noise_multiplier, delta=self.delta, unit=self.unit, units=self.units
+        )
         return privacy_spent(privacy, self.rate, self.steps * self.rounds)
 
     def noise_for(self, epsilon: float) -> float | None:
@@ -147,7 +157,7 @@ class Schedule:
             TrainingError: FA-7030, there are none.
         """
         if parameters < 1:
-            raise _senseless(f"{parameters} parameters are too few.", "Give 1 or more.")
+            raise _senseless(f"A model of {parameters} parameters has nothing to train.", "Give 1 or more.")
         spread = math.sqrt(parameters * self.steps / self.cohort)
         noise = noise_multiplier * spread / min(self.batch, self.units)
         of_round = self.steps / noise

@@ -89,12 +89,14 @@ EngineName = Literal["fused", "functorch", "opacus"]
 class Privacy(Settings):
     """Differential privacy on the device (DP-SGD, Abadi et al. 2016)."""
 
-    noise_multiplier: float = Field(1.0, gt=0, le=1000)
+    noise_multiplier: float = Field(
+        2.86, gt=0, le=1000, description="2.86: an epsilon of 8 in 20 rounds of `PRIVATE_RECIPE`"
+    )
     clipping_norm: float = Field(1.0, gt=0, le=1000, description="largest gradient norm of one unit")
     delta: float = Field(1e-5, gt=0, lt=0.1)
     unit: Unit = Field("clip", description="what one epsilon protects")
     units: int = Field(
-        0,
+        100,
         ge=0,
         le=1_000_000,
         description="how many a device is taken to have, so that nothing tells how many (but none) it has; "
@@ -105,6 +107,36 @@ class Privacy(Settings):
     views: int = Field(1, ge=1, le=64, description="augmented views of a clip whose gradients are averaged")
     average: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average; 0: none")
     engine: EngineName = Field("fused", description="see `common.privacy.engines.registry`")
+
+    @model_validator(mode="after")
+    def _says_how_many_there_are(self) -> Self:
+        # The default is a number of clips; a device has far fewer speakers, and a step divides by this.
+        if self.unit != "clip" and "units" not in self.model_fields_set:
+            raise ValueError(f"unit = '{self.unit}' needs units: how many a device is taken to have")
+        return self
+
+
+PRIVATE_RECIPE = Recipe(
+    trained="head",
+    optimizer="sgd",
+    learning_rate=1.4,
+    momentum=0.0,
+    weight_decay=0.0,
+    batch_size=4096,
+    steps=1,
+    label_smoothing=0.0,
+    augmentation=Augmentation(
+        shift_seconds=0.0, gain_db=0.0, noise_probability=0.0, time_masks=0, band_masks=0
+    ),
+)
+"""How a device trains by default where there is privacy: what learned most under noise
+(`benchmarks/RESULTS.md`).
+
+Noise falls on every parameter that is trained, so only the head is, on a body that has learned from other
+sounds. A round is one step over all clips: as many signals as there can be for the noise of one step. The
+step divides by `Privacy.units`, not by the clips there are: a device with more of them takes a longer step,
+as its signal stands out more.
+"""
 
 
 class Plan(Settings):

@@ -26,7 +26,7 @@ from common.protocol.plan import Plan, Privacy, Recipe
 from common.protocol.tensors import Schema, Weights, schema_of
 from common.task import Task
 from common.training.metrics import evaluate
-from common.training.trainer import TrainReport, train
+from common.training.trainer import TrainReport, train, uncounted
 
 LOSS_LIMIT = 1e6
 """The largest loss a report may state."""
@@ -68,7 +68,7 @@ class LocalTrainer:
         *,
         kept: Weights | None = None,
         noise: FeatureSet | None = None,
-        before_spending: Callable[[PrivacySpent], None] = lambda cost: None,
+        before_spending: Callable[[PrivacySpent], None] | None = None,
         noise_random: SecureRandom | None = None,
     ) -> Done:
         """Do what `plan` asks with the tensors of `order` on a device's clips.
@@ -83,7 +83,7 @@ class LocalTrainer:
             kept: by the device in its last training, of the algorithm's `kept_schema`; empty if nothing was.
             noise: recorded background noise for augmentation; synthetic noise if there is none, and in a
                 private training, for one recording would be in the gradients of many clips.
-            before_spending: told what a private training will cost, before its first step; it may raise.
+            before_spending: as `common.training.trainer.train`: a private training does not begin without.
             noise_random: replaces the operating system's randomness in a private training that protects
                 nobody: in tests and in simulations that are to be repeated.
 
@@ -142,7 +142,7 @@ def train_local(
     cache: Path | None = None,
     seed: int = 0,
 ) -> tuple[Weights, TrainReport]:
-    """Train a model on all of `clips`, from `weights` or from scratch.
+    """Train a model on all of `clips`, from `weights` or from scratch; its report says what that cost.
 
     Args:
         task: what to learn; by default the labels of `clips` with the default model.
@@ -168,6 +168,7 @@ def train_local(
             generator,
             noise_seed=seed_of(seed, "noise"),
             privacy=privacy,
+            before_spending=uncounted,
         )
     return get_weights(model), report
 

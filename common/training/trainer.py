@@ -22,6 +22,7 @@ from common.protocol.plan import Privacy, Recipe
 from common.training.averaging import WeightAverage
 from common.training.examples import Augmented, noises_for
 from common.training.gradients import GradientSource, PlainGradients, PrivateGradients, diverged
+from common.training.micro_batch import keep_freed_memory
 from common.training.optimizers import optimizer_for
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def train(
     noise: FeatureSet | None = None,
     noise_seed: int = 0,
     privacy: Privacy | None = None,
-    before_spending: Callable[[PrivacySpent], None] = lambda cost: None,
+    before_spending: Callable[[PrivacySpent], None] | None = None,
     part: Part | None = None,
     test_random: SecureRandom | None = None,
 ) -> TrainReport:
@@ -70,7 +71,8 @@ def train(
         generator: batch order and augmentation; a private training does not look at it.
         noise: recordings to mix in; synthetic noise otherwise.
         noise_seed: of synthetic noise; all who train with the same one mix in the same.
-        before_spending: told what a private training will cost, before its first step; it may raise.
+        before_spending: told what a private training will cost, before its first step; it may raise. No
+            training is private without it: `uncounted` where there is no ledger.
         part: what the recipe's algorithm makes of it, of a device in a round.
         test_random: replaces the operating system's randomness in a private training, for tests only.
 
@@ -78,11 +80,15 @@ def train(
         TrainingError: FA-7003 there are no clips, FA-7004 the training diverged, FA-7005 the privacy noise is
             too small, FA-7006 the noise is of another task, FA-7020 the model cannot learn privately,
             FA-7021 the unit of privacy of some clips is not known.
+        ValueError: the training is private, and nobody is told what it costs.
     """
+    if privacy is not None and before_spending is None:
+        raise ValueError("nobody is told what a private training costs")
     if len(data.labels) == 0:
         raise TrainingError(
             "FA-7003", "There are no clips to learn from.", "Import clips with the task's labels."
         )
+    keep_freed_memory()
     everything = dict(model.named_parameters())
     trained = trained_part(recipe.trained, everything)
     # An algorithm may have frozen others in an earlier training, which may have failed.
@@ -99,7 +105,7 @@ def train(
     if steps == 0:
         logger.info("the recipe asks for no steps; the weights stay as they are")
     spent = source.spent(steps)
-    if spent is not None:
+    if spent is not None and before_spending is not None:
         before_spending(spent)
     optimizer = optimizer_for(model, recipe)
     parameters = optimizer.parameters
@@ -123,6 +129,10 @@ def train(
     if not np.isfinite(np.concatenate([value.ravel() for value in live_weights(model).values()])).all():
         raise diverged("A weight became infinite or not a number.")
     return TrainReport(sum(losses) / max(1, steps), steps, len(data.labels), spent)
+
+
+def uncounted(cost: PrivacySpent) -> None:
+    """Told what a private training costs where nobody keeps a ledger: of simulated devices, of one's own."""
 
 
 @torch.no_grad()

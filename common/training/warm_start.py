@@ -16,7 +16,7 @@ import torch
 from common.audio.batch import BatchFrontEnd
 from common.data.clips import Clips
 from common.data.features import FeatureSet, load_features
-from common.data.synthetic.corpus import make_corpus
+from common.data.synthetic.corpus import kept_corpus
 from common.data.synthetic.words import BABBLE
 from common.files import make_folder, read_if_there, sha256, write_atomic
 from common.models.acoustic import AcousticModel, without_head
@@ -33,8 +33,8 @@ from common.version import VERSION
 EPOCHS = 6
 """Enough for babble: after ten, words that were never heard are told apart worse, by 2 points."""
 
-RATES = ((0.75, 2e-3), (0.25, 4e-4))
-"""Shares of the epochs, and the learning rate in each."""
+FAST, FAST_RATE, SLOW_RATE = 0.75, 2e-3, 4e-4
+"""Share of the epochs that come first, their learning rate, and that of the rest."""
 
 BABBLE_VOICES = 50
 
@@ -51,12 +51,9 @@ def make_babble(cache: Path, voices: int = BABBLE_VOICES) -> Clips:
     Raises:
         StorageError: FA-8001.
     """
-    folder = cache / f"babble-{voices}-{SEED}-{VERSION}"
-    manifest = folder / "manifest.csv"
-    # It is written last: where it is, the corpus is whole.
-    if not manifest.is_file():
-        make_corpus(folder, kind="babble", voices=voices, labels=len(BABBLE), takes=1, seed=SEED)
-    return Clips.load(manifest)
+    return Clips.load(
+        kept_corpus(cache, kind="babble", voices=voices, labels=len(BABBLE), takes=1, seed=SEED)
+    )
 
 
 def learn_body(
@@ -111,10 +108,9 @@ def _together(collections: Sequence[Clips], parts: Sequence[FeatureSet]) -> Feat
 
 
 def _recipes(epochs: int) -> list[Recipe]:
-    return [
-        Recipe(epochs=max(1, round(share * epochs)), batch_size=32, learning_rate=rate)
-        for share, rate in RATES
-    ]
+    fast = max(1, round(FAST * epochs))
+    parts = ((fast, FAST_RATE), (epochs - fast, SLOW_RATE))
+    return [Recipe(epochs=count, batch_size=32, learning_rate=rate) for count, rate in parts if count]
 
 
 def _train(model: AcousticModel, data: FeatureSet, task: Task, epochs: int, seed: int) -> None:

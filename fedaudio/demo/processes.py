@@ -16,6 +16,7 @@ from common.data.clips import Clips
 from common.data.importing import import_clips
 from common.errors import CoordinatorError
 from common.protocol.invitation import Invitation
+from common.protocol.tensors import Weights
 from fedaudio.demo.data import DemoData, write_stream
 from fl_client.enrol import enrol
 from fl_client.home import DeviceHome
@@ -34,17 +35,21 @@ class DemoFleet:
 
     Args:
         work: folder for all their state and logs.
+        body: what the first version begins with, but for its head.
 
     Attributes:
         left_out: (file, reason) of each clip that was not imported.
     """
 
-    def __init__(self, work: Path, settings: ServerSettings, data: DemoData, seed: int) -> None:
+    def __init__(
+        self, work: Path, settings: ServerSettings, data: DemoData, seed: int, body: Weights | None = None
+    ) -> None:
         self.server = CoordinatorHome(work / "server")
         self.devices = [DeviceHome(work / f"device-{i + 1}") for i in range(len(data.devices))]
         self.left_out: list[tuple[str, str]] = []
         self._work = work
         self._settings = settings
+        self._make_body = None if body is None else lambda: body
         self._data = data
         self._seed = seed
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -85,7 +90,7 @@ class DemoFleet:
             folder = self._work / "validation"
             self._import(self._data.validation, folder)
             settings = settings.model_copy(update={"validation": folder})
-        self._pin = initialise_server(self.server, settings, names=["127.0.0.1"])
+        self._pin = initialise_server(self.server, settings, names=["127.0.0.1"], make_body=self._make_body)
         self._spawn("server", ["server", "start", "--home", str(self.server.root)])
         self._address = f"127.0.0.1:{self._wait_for_port()}"
 

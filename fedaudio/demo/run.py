@@ -24,8 +24,9 @@ from fl_client.home import DeviceHome
 from fl_server.home import CoordinatorHome
 from fl_server.registry import Registry
 from fl_server.releases import export_release, release_folder
-from fl_server.settings import RoundSettings, ServerSettings
+from fl_server.settings import ARCHITECTURE, BABBLE, PRIVATE_ARCHITECTURE, RoundSettings, ServerSettings
 from fl_server.validation import Validation
+from fl_server.warm_start import find_shared_body
 
 SWAP_SECONDS = 15.0
 """Time the devices have to take up the last version."""
@@ -88,16 +89,21 @@ def run_demo(config: DemoConfig, work: Path, out: Path | None, tell: Teller, wat
         unseen=config.unseen,
         seed=config.seed,
     )
+    architecture = PRIVATE_ARCHITECTURE if config.dp else ARCHITECTURE
     settings = ServerSettings(
         port=0,
-        task=Task(labels=data.labels, clip_seconds=data.clip_seconds),
+        task=Task(labels=data.labels, clip_seconds=data.clip_seconds, architecture=architecture),
         rounds=RoundSettings(min_devices=config.devices),
         privacy=Privacy() if config.dp else None,
         seed=config.seed,
     )
+    body = None
+    if config.dp:
+        tell("Learning from synthetic words without a meaning, once on this machine; this takes minutes")
+        body = find_shared_body([BABBLE], settings.task)
     judge = Validation(load_features(data.unseen, settings.task, work / "judge"), settings.task)
     tell(f"Starting a coordinator and {config.devices} devices, each with its own clips")
-    with DemoFleet(work, settings, data, config.seed) as fleet:
+    with DemoFleet(work, settings, data, config.seed, body) as fleet:
         scores = Scores(fleet, judge)
         order = Registry(fleet.server.database).place_order(config.rounds)
         while (state := scores.registry.order(order.id)).state == "open":

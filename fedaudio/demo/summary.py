@@ -43,7 +43,8 @@ def _rounds(results: DemoResults, devices: int) -> Table:
             str(row.version),
             f"{row.accuracy_unseen:.3f}",
             f"{row.seconds:.1f}",
-            f"{row.overhead_seconds:.2f}",
+            # A private report does not say how long the training took.
+            "" if results.final.epsilon is not None else f"{row.overhead_seconds:.2f}",
             # Every device is asked in every round, also those that then fail.
             f"{row.bytes_up / 1e3 / devices:.0f}",
             f"{row.bytes_down / 1e3 / devices:.0f}",

@@ -26,6 +26,15 @@ def test_a_device_waits_and_a_command_starts_without_torch(module: str) -> None:
     assert loaded_by(module, *HEAVY) == []
 
 
+def test_what_was_spent_is_told_without_torch() -> None:
+    script = (
+        "import sys; from common.privacy.accounting import epsilon_of; epsilon_of({(0.1, 1.0): 9}, 1e-5); "
+        "print(*(name for name in ('torch', 'opacus') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_the_commands_do_not_wait_for_flower() -> None:
     assert loaded_by("fedaudio.cli", "flwr") == []
 

@@ -92,3 +92,18 @@ def test_what_makes_no_sense_is_refused_with_a_code(options: list[str], code: st
     with pytest.raises(FedAudioError) as refused:
         CliRunner().invoke(app, ["privacy", "plan", *options], catch_exceptions=False)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--cohort", "A cohort of 0 is too small."),
+        ("--batch", "A batch of 0 is too small."),
+        ("--rounds", "A schedule of 0 rounds learns nothing."),
+        ("--steps", "A round of 0 steps learns nothing."),
+    ],
+)
+def test_what_is_too_small_is_said_in_a_sentence(option: str, said: str) -> None:
+    with pytest.raises(FedAudioError) as refused:
+        CliRunner().invoke(app, ["privacy", "plan", "--clips", "60", option, "0"], catch_exceptions=False)
+    assert refused.value.happened == said

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from common.errors import DeviceError, FedAudioError
 from common.files import StorageError
-from fl_client.account import Account, Cost, Entry
+from fl_client.account import Account, Cost, Entry, State
 from fl_client.ledger import Ledger
 from fl_client.marks import MARKS
 from tests.processes import ROOT
@@ -86,6 +87,19 @@ class TestBooks:
         place.book(*[reserved(10**12)] * 3)
         with place.ledger() as ledger:
             assert ledger.account().steps["clip"].total() == 3 * 10**12
+
+    def test_what_is_reserved_and_costs_nothing_is_damaged(self, three: Place) -> None:
+        """A line as this device writes them, but for its cost, would be free."""
+        free = reserved().model_copy(update={"cost": None})
+        three.book(free)
+        assert three.refused() == three.refused(key=None) == "FA-4043"
+        with three.ledger() as ledger, pytest.raises(DeviceError, match="line 4 makes no sense"):
+            ledger.entries()
+
+    @pytest.mark.parametrize("state", ["round", "exact", "spent"])
+    def test_nothing_but_what_is_reserved_has_a_cost(self, state: State) -> None:
+        with pytest.raises(ValidationError, match="has a cost"):
+            Entry(state=state, time=NOW, cost=COST)
 
     def test_a_refused_change_changes_nothing(self, three: Place) -> None:
         def refuse(account: Account) -> Entry:

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from benchmarks.ledger import run_trials
+from benchmarks.ledger import run_cuts, run_trials
 from common.errors import DeviceError
 from common.privacy.accounting import epsilon_of
 from fl_client import ledger as ledger_module
@@ -166,3 +166,9 @@ def test_kill_9_at_random_points(tmp_path: Path) -> None:
     assert trials.done == 25
     assert trials.taken > 0
     assert (trials.overspent, trials.unreadable) == (0, 0)
+
+
+def test_power_cuts_at_random_points(tmp_path: Path) -> None:
+    cuts = run_cuts(100, tmp_path, seed=1)
+    assert cuts.done >= 100
+    assert (cuts.overspent, cuts.unreadable) == (0, 0)

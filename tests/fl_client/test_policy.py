@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import ConfigError, DeviceError
-from common.privacy.accounting import epsilon_of
-from common.protocol.plan import Plan
+from common.errors import ConfigError, DeviceError, TrainingError
+from common.privacy import accounting
+from common.privacy.accounting import epsilon_of, privacy_spent
+from common.protocol.answer import Refusal, decode_answer
+from common.protocol.plan import Plan, Privacy
+from common.protocol.unit import Unit
 from fl_client.account import LARGEST_LEDGER, Account, Cost, Entry
 from fl_client.conditions import Conditions, metered
 from fl_client.policy import WINDOW_LIMIT, Policy, load_policy, within, write_default_policy
+from fl_client.refusing import refuse
 from tests.fl_client.made_identity import SMALL, Authority, Made
 from tests.processes import run_cli
 
@@ -75,7 +81,7 @@ class TestPlans:
         assert (refusal(Policy(least_noise=least), private(noise)) is None) == (noise >= least)
 
     def test_only_the_unit_the_owner_means(self) -> None:
-        each_speaker = plan(privacy={"noise_multiplier": 0.5, "unit": "speaker"})
+        each_speaker = plan(privacy={"noise_multiplier": 0.5, "unit": "speaker", "units": 3})
         assert refusal(Policy(unit="speaker"), each_speaker) is None
         assert refusal(Policy(unit="clip"), each_speaker) == "FA-4006"
         assert refusal(Policy(unit="speaker"), private(0.5)) == "FA-4006"
@@ -279,6 +285,25 @@ class TestPrivacy:
         account.add(reserved(speakers))
         assert policy.spent(account) == {"clip": self.EPSILON, "speaker": self.EPSILON}
 
+    def test_the_refusal_does_not_tell_what_others_asked_for(self) -> None:
+        speakers = self.COST.model_copy(update={"unit": "speaker"})
+        with pytest.raises(DeviceError, match="privacy per speaker") as caught:
+            Policy(maximum_epsilon=1e6).check_cost(account_of(reserved(speakers)), self.COST)
+        said = decode_answer(refuse(caught.value), {})
+        assert isinstance(said, Refusal)
+        assert said.code == "FA-4060"
+        assert not any(unit in said.reason for unit in get_args(Unit))
+
+    @pytest.mark.parametrize("limit", ["maximum_epsilon", "maximum_epsilon_per_round"])
+    def test_what_cannot_be_computed_is_refused(self, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Opacus says what it says; that is no number, for once."""
+        monkeypatch.setattr(accounting._renyi(), "get_privacy_spent", lambda **_: (math.nan, 2.0))
+        assert epsilon_of(self.COST.steps_by_kind, 1e-5) == math.inf
+        with pytest.raises(TrainingError, match="FA-7005"):
+            privacy_spent(Privacy(), 0.1, 9)
+        with pytest.raises(DeviceError, match=r"FA-403[34]"):
+            Policy.model_validate({limit: 1e9}).check_cost(Account(), self.COST)
+
     def test_a_plan_cannot_make_epsilon_small_by_its_delta(self) -> None:
         generous = self.COST.model_copy(update={"delta": 0.09})
         assert epsilon_of(generous.steps_by_kind, 0.09) < self.EPSILON
@@ -303,6 +328,8 @@ class TestExact:
         assert objections(Policy(maximum_epsilon=8.0), NOON, account) == ["FA-4044"]
         assert objections(Policy(maximum_epsilon_per_round=8.0), NOON, account) == []
         assert Policy(maximum_epsilon=8.0).rounds_left(account, TestPrivacy.COST) == 0
+        with pytest.raises(DeviceError, match="FA-4044"):
+            Policy(maximum_epsilon=8.0).check_cost(account, TestPrivacy.COST)
 
 
 class TestFile:

@@ -7,7 +7,10 @@ import subprocess
 from datetime import UTC, datetime
 
 import pytest
+from typer.testing import CliRunner
 
+from common.privacy.accounting import closest_epsilon
+from fedaudio.cli import app
 from fl_client.account import Cost, Entry
 from fl_client.policy import Policy
 from tests.fl_client.made_identity import Made
@@ -35,30 +38,60 @@ def privacy(made: Made, command: str, *more: str) -> subprocess.CompletedProcess
     return run_cli("client", "privacy", command, "--home", str(made.home.root), *more)
 
 
+def status(made: Made, *more: str) -> str:
+    """In this process: what is closest to the truth takes seconds to load."""
+    arguments = ["client", "privacy", "status", "--home", str(made.home.root), *more]
+    return CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
+
+
 def test_status_says_what_is_spent_and_what_is_left(spent: Made) -> None:
     spent.home.policy.write_text("maximum_epsilon = 20.0\n")
     policy = Policy(maximum_epsilon=20.0)
-    said = json.loads(privacy(spent, "status", "--json").stdout)
+    said = json.loads(status(spent, "--json"))
     account = spent.ledger.account()
     (unit,) = said["units"]
     assert (said["maximum_epsilon"], said["exact_answers"]) == (20.0, 0)
     assert unit["spent_epsilon"] == policy.spent(account)["clip"]
     assert (unit["unit"], unit["steps"]) == ("clip", 200)
     assert unit["rounds_left"] == policy.rounds_left(account, COST) > 0
-    table = privacy(spent, "status").stdout
+    closest, accountant = closest_epsilon(account.steps["clip"], policy.delta)
+    assert (unit["closest_epsilon"], unit["closest_accountant"]) == (closest, accountant) == (closest, "prv")
+    assert closest < unit["spent_epsilon"]
+    table = status(spent)
     for word in ("clip", f"{unit['spent_epsilon']:.3g}", "20", str(unit["rounds_left"]), "delta 1e-05"):
         assert word in table
+    assert f"Closest to the truth per clip: {closest:.3g} by PRV." in table
+
+
+def test_what_is_closest_to_the_truth_decides_nothing(spent: Made) -> None:
+    """A limit between what PRV and what RDP says is used up."""
+    account = spent.ledger.account()
+    closest, _ = closest_epsilon(account.steps["clip"], 1e-5)
+    bound = Policy().spent(account)["clip"]
+    spent.home.policy.write_text(f"maximum_epsilon = {(closest + bound) / 2}\n")
+    (unit,) = json.loads(status(spent, "--json"))["units"]
+    assert unit["closest_epsilon"] < (closest + bound) / 2 < unit["spent_epsilon"]
+    assert unit["rounds_left"] == 0
+
+
+def test_where_prv_fails_status_says_so(made: Made) -> None:
+    much = Cost(unit="clip", noise_multiplier=0.3, sampling_rate=0.25, steps=20_000)
+    with made.ledger as ledger:
+        ledger.write(lambda account: Entry(state="reserved", time=NOW, cost=much, **ROUND))
+    assert "per clip: that of RDP, as PRV fails." in status(made)
+    (unit,) = json.loads(status(made, "--json"))["units"]
+    assert (unit["closest_epsilon"], unit["closest_accountant"]) == (unit["spent_epsilon"], "rdp")
 
 
 def test_status_of_exact_answers_claims_no_epsilon(spent: Made) -> None:
     spent.ledger.write(lambda account: Entry(state="exact", time=NOW, count=2))
-    said = json.loads(privacy(spent, "status", "--json").stdout)
+    said = json.loads(status(spent, "--json"))
     assert (said["units"][0]["spent_epsilon"], said["exact_answers"]) == (None, 2)
-    assert "2 exact answers: no epsilon bounds them" in privacy(spent, "status").stdout
+    assert "2 exact answers: no epsilon bounds them" in status(spent)
 
 
 def test_who_has_spent_nothing(made: Made) -> None:
-    assert "No privacy was spent" in privacy(made, "status").stdout
+    assert "No privacy was spent" in status(made)
     assert json.loads(privacy(made, "history", "--json").stdout) == {"lines": []}
     assert json.loads(privacy(made, "verify", "--json").stdout) == {"lines": 0, "witnessed": 0}
     assert not made.home.ledger.exists()

@@ -338,7 +338,9 @@ class TestPrivacy:
     SPENT = PrivacySpent(
         epsilon=1.0, delta=1e-5, accountant="prv", noise_multiplier=1.0, sampling_rate=0.1, steps=10
     )
-    SETTINGS = make_settings(privacy=Privacy(noise_multiplier=1.0, delta=1e-5), recipe={"steps": 10})
+    SETTINGS = make_settings(
+        privacy=Privacy(noise_multiplier=1.0, delta=1e-5, units=0), recipe={"trained": "all", "steps": 10}
+    )
 
     def test_it_is_asked_for(self, house: House) -> None:
         house.coordinator.settings = self.SETTINGS
@@ -387,7 +389,7 @@ class TestPrivacy:
 
     def test_who_tells_how_many_clips_it_has_where_nobody_should_is_refused(self, house: House) -> None:
         private = Privacy(noise_multiplier=1.0, delta=1e-5, units=40)
-        settings = make_settings(privacy=private, recipe={"steps": 10, "batch_size": 4})
+        settings = make_settings(privacy=private, recipe={"trained": "all", "steps": 10, "batch_size": 4})
         spent = self.SPENT.model_dump()
         devices = {
             "first": house.good("first", 1, clips=40, privacy=spent),
@@ -403,7 +405,8 @@ class TestPrivacy:
         self, house: House, algorithm: str, most: int
     ) -> None:
         """Ten clips are three batches; there are two epochs, and three of the head."""
-        recipe = {"algorithm": algorithm, "epochs": 2, "head_epochs": 3, "batch_size": 4}
+        recipe = {"algorithm": algorithm, "steps": None, "epochs": 2, "head_epochs": 3, "batch_size": 4}
+        recipe |= {"trained": "all"}
         settings = make_settings(privacy=self.SETTINGS.privacy, recipe=recipe)
         for steps, codes in ((most, []), (most + 1, ["FA-3009"])):
             spent = self.SPENT.model_copy(update={"steps": steps}).model_dump()

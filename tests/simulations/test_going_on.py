@@ -26,6 +26,7 @@ PRIVATELY = {
     "privacy": PRIVATE,
     "seeded_noise": True,
     **SCAFFOLD,
+    "recipe": {**SCAFFOLD["recipe"], "trained": "all"},
 }
 ROBUSTLY = {"attack": {"kind": "alie", "share": 0.4}, "recipe": {"algorithm": "fedper", "batch_size": 2}}
 """Of five devices the default rule allows for one attacker, so it mixes and trims; two look at all others."""

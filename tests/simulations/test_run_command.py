@@ -45,12 +45,14 @@ def test_a_line_a_round_where_there_is_no_terminal() -> None:
     console = Console(record=True, width=200, force_terminal=False, quiet=False)
     with RunView(console, 3) as view:
         view.update(Progress("preparing", 2))
+        view.update(Progress("learning", 2, sources=("babble", "fsdd")))
         for number in (1, 2):
             view.update(Progress("training", 2, number, 5, 10, 0.4))
             view.update(Progress("over", 2, number, 10, 10, 0.5, epsilon=1.25, attack_success=0.125))
         view.update(Progress("over", 3, 3, 0, 10, 0.5, void="FA-5004"))
         view.update(Progress("finishing", 3, 3))
     assert console.export_text().splitlines() == [
+        "seed 3: learning from babble, fsdd",
         *(f"seed 3, round {number}/2: unseen 0.500, epsilon 1.25, attack 0.125" for number in (1, 2)),
         "seed 3, round 3/3: void (FA-5004), unseen 0.500",
     ]

@@ -16,7 +16,7 @@ from simulations.conclusion import conclude, flattened
 from simulations.scenario import AttackName, Scenario
 from tests.simulations.made_pool import PLAIN_MEAN, SCAFFOLD, SGD, digest, quick, started
 
-PRIVATE = {"noise_multiplier": 1.0, "delta": 1e-3}
+PRIVATE = {"noise_multiplier": 1.0, "delta": 1e-3, "units": 0}
 EVERYBODY = 6
 
 

@@ -18,6 +18,7 @@ from common.protocol.tensors import Weights, encode_weights
 from common.task import Task
 from simulations.engine import simulate
 from simulations.load import load_scenario
+from simulations.progress import Progress
 from simulations.scenario import Scenario
 from tests.simulations.made_pool import quick
 
@@ -58,7 +59,10 @@ def test_a_collection_is_learned_from_once_for_all_seeds(
     scenario, cache = warm(small, str(collection), "head"), tmp_path / "cache"
     starts = []
     for seed in (0, 1):
-        simulate(scenario, seed, tmp_path / str(seed), cache=cache)
+        told: list[Progress] = []
+        simulate(scenario, seed, tmp_path / str(seed), cache=cache, watch=told.append)
+        assert [one.doing for one in told[:2]] == ["preparing", "learning"]
+        assert told[1].sources == (collection.name,)
         weights = without_head(load_release(tmp_path / str(seed) / "release").weights)
         starts.append(encode_weights(weights))
         assert len(list((cache / "bodies").iterdir())) == 1

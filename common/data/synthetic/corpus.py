@@ -20,6 +20,7 @@ from common.data.synthetic.voices import draw_voice, speak
 from common.data.synthetic.words import BABBLE, WORDS
 from common.errors import DataError
 from common.files import StorageError, make_folder, write_atomic
+from common.version import VERSION
 
 Kind = Literal["words", "textures", "babble"]
 
@@ -96,6 +97,20 @@ def make_corpus(
     manifest = folder / "manifest.csv"
     write_atomic(manifest, text.getvalue().encode())
     return manifest
+
+
+def kept_corpus(cache: Path, *, kind: Kind, voices: int, labels: int, takes: int, seed: int) -> Path:
+    """The folder of such a corpus in `cache`, made unless it is there; nobody else may use it meanwhile.
+
+    Raises:
+        DataError: FA-2040, a number is out of range.
+        StorageError: FA-8001.
+    """
+    folder = make_folder(cache / "corpora") / f"{kind}-{voices}-{labels}-{takes}-{seed}-{VERSION}"
+    # The manifest is written last: where it is, the corpus is whole.
+    if not (folder / "manifest.csv").is_file():
+        make_corpus(folder, kind=kind, voices=voices, labels=labels, takes=takes, seed=seed)
+    return folder
 
 
 class _Draw(IntEnum):

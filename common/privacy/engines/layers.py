@@ -204,7 +204,7 @@ def group_norm(
 
 class _LayerNorm(Function):
     """With xhat = (x - mean) / deviation, a sample's gradients are the sums of g * xhat and of g over all but
-    the dimensions that are normed; both sums are products with vectors, which reads g and x only once."""
+    the dimensions that are normed."""
 
     @staticmethod
     def forward(
@@ -224,18 +224,14 @@ class _LayerNorm(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         rows, (x, weight, bias, mean, rate) = ctx.rows, ctx.saved_tensors
-        flat = (rows.count, -1, math.prod(ctx.shape))
-        outputs, rates = gradient.reshape(flat), rate.reshape(rows.count, 1, -1)
-        # g * xhat = (g x) rate - g (mean rate)
-        centres = rates * mean.reshape(rows.count, 1, -1)
-        sums = torch.bmm(torch.cat((torch.ones_like(centres), centres), dim=1), outputs)
-        rows.add(bias, sums[:, 0])
-        if rows.has(weight):
-            rows.add(weight, torch.bmm(rates, outputs * x.reshape(flat)).squeeze(1) - sums[:, 1])
         before = None
         if ctx.needs_input_grad[1]:
             only_before = (True, False, False)
             before = _layer_norm_backward(gradient, x, ctx.shape, mean, rate, weight, bias, only_before)[0]
+        flat = (rows.count, -1, math.prod(ctx.shape))
+        rows.add(bias, gradient.reshape(flat).sum(1))
+        if rows.has(weight):
+            rows.add(weight, (x - mean).mul_(rate).mul_(gradient).reshape(flat).sum(1))
         return None, before, None, None, None, None
 
 

@@ -12,6 +12,7 @@ from common.protocol.plan import Augmentation, Plan, Recipe
 from common.protocol.tensors import Weights, encode_weights
 from common.task import Task
 from common.training.local import Done, LocalTrainer
+from common.training.trainer import uncounted
 
 STILL = Augmentation(shift_seconds=0, gain_db=0, noise_probability=0, time_masks=0, band_masks=0)
 SGD = Recipe(
@@ -65,4 +66,6 @@ def work(
     """What a device does with `weights` by the recipe's algorithm; `changes` are to the plan."""
     order = ALGORITHMS[recipe.algorithm].order(weights, memory or {})
     plan = make_plan(task, order, recipe, **(changes or {}))
-    return trainer(task).answer(plan, order, data, held, "d" * 32, kept=kept, **more)
+    return trainer(task).answer(
+        plan, order, data, held, "d" * 32, kept=kept, before_spending=uncounted, **more
+    )

@@ -25,7 +25,7 @@ from common.protocol.plan import Privacy, Recipe
 from common.protocol.tensors import Weights, schema_of
 from common.task import Task
 from common.training.gradients import smoothed_loss
-from common.training.trainer import train
+from common.training.trainer import train, uncounted
 from tests.common.algorithms.made_plans import SGD, STILL, but, trainer, work
 
 MakeToy = Callable[..., FeatureSet]
@@ -154,7 +154,8 @@ def test_the_head_learns_first_then_the_body_and_nothing_else_moves(
         make_toy(12),
         recipe,
         torch.Generator().manual_seed(0),
-        privacy=Privacy() if private else None,
+        privacy=Privacy(noise_multiplier=1.0, units=0) if private else None,
+        before_spending=uncounted,
         part=part,
         test_random=SecureRandom(bytes(32)),
     )

@@ -172,7 +172,7 @@ def test_trainings_cost_together_no_less_than_each_and_no_more_than_all(
 
 @pytest.mark.parametrize("unit", ["clip", "recording", "speaker"])
 def test_a_statement_says_all_that_belongs_to_an_epsilon(unit: Unit) -> None:
-    spent = privacy_spent(Privacy(noise_multiplier=1.5, unit=unit), 0.25, 40)
+    spent = privacy_spent(Privacy(noise_multiplier=1.5, unit=unit, units=5), 0.25, 40)
     said = spent.model_dump()
     assert said.pop("epsilon") == epsilon_of({(0.25, 1.5): 40}, 1e-5)
     assert said == {
@@ -189,7 +189,7 @@ def test_a_statement_says_all_that_belongs_to_an_epsilon(unit: Unit) -> None:
 
 
 def test_trainings_of_one_unit_compose_and_of_two_do_not() -> None:
-    one = privacy_spent(Privacy(noise_multiplier=1.5, unit="speaker"), 0.25, 40)
+    one = privacy_spent(Privacy(noise_multiplier=1.5, unit="speaker", units=5), 0.25, 40)
     both = compose([one, one], 1e-5)
     assert (both.steps, both.unit) == (80, "speaker")
     assert both.epsilon == epsilon_of({(0.25, 1.5): 80}, 1e-5)

@@ -48,8 +48,35 @@ def test_rounding_lengthens_nothing_and_moves_no_value_by_a_step(
     row *= norm / row.norm() * 0.999
     grid = Grid(multiplier, norm)
     steps = grid.total(row[None])
-    assert (steps.abs() * grid.step <= row.double().abs() * (1 + 1e-12)).all()
-    assert ((steps - row.double() / grid.step).abs() < 1).all()
+    # But for the rounding of one division in float32.
+    exact = row.double() / grid.step
+    assert (steps.abs() <= exact.abs() * (1 + 2**-22)).all()
+    assert ((steps - exact).abs() < 1 + exact.abs() * 2**-22).all()
+
+
+@pytest.mark.parametrize("beyond", [-1_000_000, -1, 0, 1, 1_000_000])
+@pytest.mark.parametrize("multiplier", [5e-4, 0.3, 1.0])
+def test_the_bound_is_exact_where_float32_cannot_tell(multiplier: float, beyond: int) -> None:
+    """A row of whole steps whose squares add up to the largest sum, or to a little more or less."""
+    grid, largest = Grid(multiplier, 1.0), int((Fraction(SIGMA) / Fraction(multiplier)) ** 2)
+    wanted = [math.isqrt(largest // 90_001)] * 90_000
+    while (rest := largest + beyond - sum(value**2 for value in wanted)) > 0:
+        wanted.append(math.isqrt(rest))
+    # So little more that a division by the step, rounded towards zero, is sure to give it back.
+    row = (torch.tensor(wanted, dtype=torch.float64) * grid.step * (1 + 2e-7)).float()
+    total = integers(grid.total(row[None]))
+    assert (total == wanted) == (beyond <= 0)
+    assert sum(value**2 for value in total) <= largest
+
+
+@pytest.mark.parametrize("multiplier", [5e-4, 0.02, 1.0])
+def test_many_rows_add_up_beyond_what_float32_can_count(multiplier: float) -> None:
+    """And are each what they are alone, where float32 is enough."""
+    grid = Grid(multiplier, 1.0)
+    rows = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    rows *= torch.tensor([[0.9], [1.1]]) / rows.norm(dim=1, keepdim=True)
+    one_by_one = np.sum([integers(grid.total(row[None])) for row in rows], axis=0)
+    assert integers(grid.total(rows.repeat(1200, 1))) == [1200 * int(value) for value in one_by_one]
 
 
 def test_totals_are_sums_of_rows_to_the_last_unit() -> None:

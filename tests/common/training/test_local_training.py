@@ -23,6 +23,7 @@ from common.protocol.plan import Plan, Privacy, Recipe
 from common.protocol.tensors import Weights, encode_weights, schema_of
 from common.task import Task
 from common.training.local import Done, LocalTrainer, train_local
+from common.training.trainer import uncounted
 
 MakeToy = Callable[..., FeatureSet]
 
@@ -66,7 +67,7 @@ def work(
     device: str = DEVICE,
     **more: Any,
 ) -> Done:
-    return trainer(plan.task).answer(plan, weights, data, held, device, **more)
+    return trainer(plan.task).answer(plan, weights, data, held, device, before_spending=uncounted, **more)
 
 
 def change(plan: Plan, **changes: object) -> Plan:

@@ -24,7 +24,7 @@ from common.training import micro_batch
 from common.training.examples import Augmented
 from common.training.gradients import PrivateGradients
 from common.training.metrics import evaluate
-from common.training.trainer import TrainReport, train
+from common.training.trainer import TrainReport, train, uncounted
 
 MakeToy = Callable[..., FeatureSet]
 MakeModel = Callable[..., AcousticModel]
@@ -52,6 +52,7 @@ def run(front_end: BatchFrontEnd, make_toy: MakeToy, make_model: MakeModel) -> R
             recipe,
             torch.Generator().manual_seed(0),
             privacy=privacy,
+            before_spending=uncounted,
             test_random=SecureRandom(key) if key else None,
         )
         return report, flat(model) - start
@@ -78,14 +79,15 @@ def test_it_learns_where_the_noise_is_small(
         make_toy(90),
         recipe,
         torch.Generator().manual_seed(0),
-        privacy=Privacy(noise_multiplier=0.05),
+        privacy=Privacy(units=0, noise_multiplier=0.05),
+        before_spending=uncounted,
         test_random=SecureRandom(KEY),
     )
     assert evaluate(model, front_end, make_toy(60, seed=99)).accuracy > 0.9
 
 
 def test_what_is_spent_is_what_opacus_counts(run: Run, make_toy: MakeToy) -> None:
-    report, _ = run(but(SGD, batch_size=6, epochs=3), Privacy(noise_multiplier=1.3, delta=1e-4))
+    report, _ = run(but(SGD, batch_size=6, epochs=3), Privacy(units=0, noise_multiplier=1.3, delta=1e-4))
     accountant = RDPAccountant()
     for _ in range(12):
         accountant.step(noise_multiplier=1.3, sample_rate=0.25)
@@ -96,7 +98,7 @@ def test_what_is_spent_is_what_opacus_counts(run: Run, make_toy: MakeToy) -> Non
 
 
 def test_the_sampling_rate_counts_clips_not_windows(run: Run, make_toy: MakeToy) -> None:
-    report, _ = run(but(SGD, batch_size=6, epochs=1), Privacy(), make_toy(24, windows=3))
+    report, _ = run(but(SGD, batch_size=6, epochs=1), Privacy(units=0), make_toy(24, windows=3))
     assert report.privacy is not None
     assert (report.privacy.sampling_rate, report.steps, report.clips) == (0.25, 4, 72)
 
@@ -104,7 +106,9 @@ def test_the_sampling_rate_counts_clips_not_windows(run: Run, make_toy: MakeToy)
 def test_one_step_moves_the_weights_by_noise_of_the_right_size(run: Run) -> None:
     """The noise's norm is sigma C sqrt(d) over the expected batch; the gradient's part is small beside it."""
     noise, clip, batch = 4.0, 0.5, 8
-    _, moved = run(but(SGD, batch_size=batch, steps=1), Privacy(noise_multiplier=noise, clipping_norm=clip))
+    _, moved = run(
+        but(SGD, batch_size=batch, steps=1), Privacy(units=0, noise_multiplier=noise, clipping_norm=clip)
+    )
     expected = noise * clip * np.sqrt(len(moved)) / batch
     assert float(moved.norm()) == pytest.approx(expected, rel=0.1)
 
@@ -116,20 +120,23 @@ def test_a_clip_moves_a_step_by_at_most_the_clipping_norm(run: Run, make_toy: Ma
     energies = data.energies.copy()
     energies[data.clip_index == 0] = 0.0
     changed = replace(data, energies=energies)
-    recipe, privacy = but(SGD, batch_size=12, steps=1), Privacy(noise_multiplier=0.01, clipping_norm=0.3)
+    recipe, privacy = (
+        but(SGD, batch_size=12, steps=1),
+        Privacy(units=0, noise_multiplier=0.01, clipping_norm=0.3),
+    )
     difference = run(recipe, privacy, data)[1] - run(recipe, privacy, changed)[1]
     assert 0 < float(difference.norm()) * 12 <= 2 * 0.3 * (1 + 1e-3)  # out with one gradient, in with another
 
 
 def test_empty_samples_are_steps_of_noise_alone(run: Run, make_toy: MakeToy) -> None:
     """With one of 24 clips expected a step, about a third of the samples are empty."""
-    report, moved = run(but(SGD, batch_size=1, learning_rate=1e-3, steps=40), Privacy())
+    report, moved = run(but(SGD, batch_size=1, learning_rate=1e-3, steps=40), Privacy(units=0))
     assert report.steps == 40
     assert moved.isfinite().all()
 
 
 def test_a_single_clip_works(run: Run, make_toy: MakeToy) -> None:
-    report, moved = run(but(SGD, steps=3), Privacy(), make_toy(1))
+    report, moved = run(but(SGD, steps=3), Privacy(units=0), make_toy(1))
     assert report.privacy is not None
     assert report.privacy.sampling_rate == 1.0
     assert moved.count_nonzero() > 0
@@ -138,7 +145,7 @@ def test_a_single_clip_works(run: Run, make_toy: MakeToy) -> None:
 def test_micro_batches_clip_each_clip_and_noise_once(
     run: Run, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, privacy = but(SGD, batch_size=16, steps=1), Privacy(noise_multiplier=0.5)
+    recipe, privacy = but(SGD, batch_size=16, steps=1), Privacy(units=0, noise_multiplier=0.5)
     _, whole = run(recipe, privacy)
     monkeypatch.setattr(micro_batch, "LARGEST_ALLOCATION", 200_000)
     assert 1 < micro_batch.micro_batch_size(make_model(), 28, 12, per_sample_gradients=True) < 8
@@ -149,16 +156,18 @@ def test_micro_batches_clip_each_clip_and_noise_once(
 
 def test_noise_is_not_seeded(run: Run) -> None:
     recipe = but(SGD, steps=1)
-    assert torch.equal(run(recipe, Privacy())[1], run(recipe, Privacy())[1])
-    assert not torch.equal(run(recipe, Privacy(), key=None)[1], run(recipe, Privacy(), key=None)[1])
+    assert torch.equal(run(recipe, Privacy(units=0))[1], run(recipe, Privacy(units=0))[1])
+    assert not torch.equal(
+        run(recipe, Privacy(units=0), key=None)[1], run(recipe, Privacy(units=0), key=None)[1]
+    )
 
 
 def test_penalties_act_after_the_noise_and_cost_nothing(run: Run) -> None:
     """They depend on the weights alone: the same sample and noise, and the penalty's own gradient on top."""
-    plain, _ = run(but(SGD, steps=1), Privacy())
-    lean, _ = run(but(SGD, steps=1, l1=0.01), Privacy())
+    plain, _ = run(but(SGD, steps=1), Privacy(units=0))
+    lean, _ = run(but(SGD, steps=1, l1=0.01), Privacy(units=0))
     assert plain.privacy == lean.privacy
-    moved, lean_moved = (run(but(SGD, steps=1, l1=l1), Privacy())[1] for l1 in (0.0, 0.01))
+    moved, lean_moved = (run(but(SGD, steps=1, l1=l1), Privacy(units=0))[1] for l1 in (0.0, 0.01))
     difference = moved - lean_moved
     touched = difference.abs() > 1e-6
     torch.testing.assert_close(
@@ -168,7 +177,7 @@ def test_penalties_act_after_the_noise_and_cost_nothing(run: Run) -> None:
 
 
 def test_no_steps_cost_nothing(run: Run) -> None:
-    report, moved = run(but(SGD, steps=0), Privacy())
+    report, moved = run(but(SGD, steps=0), Privacy(units=0))
     assert report.privacy is not None
     assert (report.privacy.epsilon, report.privacy.steps) == (0.0, 0)
     assert moved.count_nonzero() == 0
@@ -176,7 +185,7 @@ def test_no_steps_cost_nothing(run: Run) -> None:
 
 def test_too_little_noise_is_refused_before_any_step(run: Run) -> None:
     with pytest.raises(TrainingError, match="FA-7005"):
-        run(SGD, Privacy(noise_multiplier=0.001))
+        run(SGD, Privacy(units=0, noise_multiplier=0.001))
 
 
 def of_speakers(data: FeatureSet, speakers: list[int]) -> FeatureSet:
@@ -190,7 +199,7 @@ def test_a_speaker_moves_a_step_by_at_most_the_clipping_norm(run: Run, make_toy:
     energies = data.energies.copy()
     energies[:6] = 0.0
     recipe = but(SGD, batch_size=12, steps=1)
-    privacy = Privacy(noise_multiplier=0.01, clipping_norm=0.3, unit="speaker")
+    privacy = Privacy(units=0, noise_multiplier=0.01, clipping_norm=0.3, unit="speaker")
     report, moved = run(recipe, privacy, data)
     _, other = run(recipe, privacy, replace(data, energies=energies))
     assert report.privacy is not None
@@ -200,7 +209,7 @@ def test_a_speaker_moves_a_step_by_at_most_the_clipping_norm(run: Run, make_toy:
 
 def test_one_speaker_alone_learns_in_steps_of_a_batch_of_clips(run: Run, make_toy: MakeToy) -> None:
     data = of_speakers(make_toy(24), [0] * 24)
-    report, moved = run(but(SGD, batch_size=6, epochs=2), Privacy(unit="speaker"), data)
+    report, moved = run(but(SGD, batch_size=6, epochs=2), Privacy(units=0, unit="speaker"), data)
     assert report.privacy is not None
     assert (report.steps, report.privacy.sampling_rate) == (8, 1.0)
     assert moved.isfinite().all()
@@ -216,17 +225,27 @@ def test_a_unit_that_is_not_known_is_refused_before_anything_is_spent(
             make_toy(6),
             SGD,
             torch.Generator(),
-            privacy=Privacy(unit="recording"),
+            privacy=Privacy(units=0, unit="recording"),
             before_spending=lambda cost: pytest.fail("something was spent"),
         )
+
+
+def test_no_training_is_private_unless_somebody_is_told_what_it_costs(
+    front_end: BatchFrontEnd, make_toy: MakeToy, make_model: MakeModel
+) -> None:
+    model = make_model()
+    before = flat(model)
+    with pytest.raises(ValueError, match="nobody is told"):
+        train(model, front_end, make_toy(6), SGD, torch.Generator(), privacy=Privacy(units=0))
+    assert torch.equal(flat(model), before)
 
 
 def test_views_that_are_alike_are_one_view(run: Run) -> None:
     """Without augmentation the mean gradient of a clip's views is its gradient."""
     still = Augmentation(shift_seconds=0, gain_db=0, noise_probability=0, time_masks=0, band_masks=0)
     recipe = but(SGD, steps=1, augmentation=still.model_dump())
-    _, one = run(recipe, Privacy())
-    report, four = run(recipe, Privacy(views=4))
+    _, one = run(recipe, Privacy(units=0))
+    report, four = run(recipe, Privacy(units=0, views=4))
     assert report.privacy is not None
     torch.testing.assert_close(four, one, atol=1e-5, rtol=1e-4)
 
@@ -236,7 +255,7 @@ def test_views_differ_and_move_a_step_by_no_more(run: Run, make_toy: MakeToy) ->
     energies = data.energies.copy()
     energies[data.clip_index == 0] = 0.0
     recipe = but(SGD, batch_size=12, steps=1)
-    privacy = Privacy(noise_multiplier=0.01, clipping_norm=0.3, views=3)
+    privacy = Privacy(units=0, noise_multiplier=0.01, clipping_norm=0.3, views=3)
     assert not torch.equal(
         run(recipe, privacy)[1], run(recipe, Privacy(**{**privacy.model_dump(), "views": 1}))[1]
     )
@@ -249,7 +268,7 @@ def test_micro_batches_of_units_and_views_change_nothing(
     unit: str, run: Run, make_toy: MakeToy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = of_speakers(make_toy(12), [0] * 6 + [1, 1, 2, 2, 2, 3])
-    privacy = Privacy.model_validate({"unit": unit, "views": 3})
+    privacy = Privacy.model_validate({"units": 0, "unit": unit, "views": 3})
     recipe = but(SGD, batch_size=12, steps=1)
     _, whole = run(recipe, privacy, data)
     for limit in (1, 200_000, 600_000):
@@ -261,8 +280,8 @@ def test_micro_batches_of_units_and_views_change_nothing(
 @pytest.mark.parametrize("engine", ["functorch", "opacus"])
 def test_engines_train_the_same(engine: str, run: Run) -> None:
     recipe = but(SGD, steps=2, learning_rate=0.1)
-    _, fused = run(recipe, Privacy())
-    _, other = run(recipe, Privacy.model_validate({"engine": engine}))
+    _, fused = run(recipe, Privacy(units=0))
+    _, other = run(recipe, Privacy.model_validate({"units": 0, "engine": engine}))
     # A value that rounds to the next step of the grid differs by that step.
     torch.testing.assert_close(other, fused, atol=1e-4, rtol=1e-3)
 
@@ -273,15 +292,23 @@ def test_every_kind_of_clipping_learns(
 ) -> None:
     model = make_model()
     recipe = Recipe(epochs=16, learning_rate=5e-3, augmentation=GENTLE)
-    privacy = Privacy.model_validate({"noise_multiplier": 0.05, "clipping": clipping})
-    random = SecureRandom(KEY)
-    train(model, front_end, make_toy(90), recipe, torch.Generator(), privacy=privacy, test_random=random)
+    privacy = Privacy.model_validate({"units": 0, "noise_multiplier": 0.05, "clipping": clipping})
+    train(
+        model,
+        front_end,
+        make_toy(90),
+        recipe,
+        torch.Generator(),
+        privacy=privacy,
+        before_spending=uncounted,
+        test_random=SecureRandom(KEY),
+    )
     assert evaluate(model, front_end, make_toy(60, seed=99)).accuracy > 0.9
 
 
 def test_adaptive_clipping_costs_what_the_plan_says(run: Run) -> None:
     flat, adaptive = (
-        run(but(SGD, steps=3), Privacy.model_validate({"clipping": kind}))[0].privacy
+        run(but(SGD, steps=3), Privacy.model_validate({"units": 0, "clipping": kind}))[0].privacy
         for kind in ("flat", "adaptive")
     )
     assert flat == adaptive
@@ -289,17 +316,17 @@ def test_adaptive_clipping_costs_what_the_plan_says(run: Run) -> None:
 
 def test_an_average_of_the_weights_evens_out_the_noise(run: Run) -> None:
     """Steps of noise alone are a random walk; its average ends nearer to where it began."""
-    recipe, privacy = but(SGD, steps=40, learning_rate=0.01), {"noise_multiplier": 50.0}
+    recipe, privacy = but(SGD, steps=40, learning_rate=0.01), {"noise_multiplier": 50.0, "units": 0}
     plain, moved = run(recipe, Privacy.model_validate(privacy))
-    average, evened = run(recipe, Privacy.model_validate({**privacy, "average": 0.99}))
+    average, evened = run(recipe, Privacy.model_validate({"units": 0, **privacy, "average": 0.99}))
     assert plain.privacy == average.privacy
     assert 0 < float(evened.norm()) < 0.95 * float(moved.norm())
 
 
 def test_an_average_that_forgets_at_once_is_the_last_weights(run: Run) -> None:
     recipe = but(SGD, steps=6)
-    _, moved = run(recipe, Privacy())
-    _, last = run(recipe, Privacy(average=1e-6))
+    _, moved = run(recipe, Privacy(units=0))
+    _, last = run(recipe, Privacy(units=0, average=1e-6))
     torch.testing.assert_close(last, moved, atol=1e-4, rtol=1e-4)
 
 
@@ -310,7 +337,7 @@ def test_no_row_moves_when_a_clip_joins_another(front_end: BatchFrontEnd, make_t
     with torch.no_grad():
         weight = model.get_parameter("classify.weight")
         weight.copy_(1e7 * torch.randn(weight.shape[1:], generator=torch.Generator().manual_seed(2)))
-    data, privacy = make_toy(2), Privacy(noise_multiplier=1.0)
+    data, privacy = make_toy(2), Privacy(units=0, noise_multiplier=1.0)
     examples = Augmented(front_end, data, STILL, torch.zeros(1))
     recipe = but(SGD, augmentation=STILL.model_dump(), label_smoothing=0.0)
     source = PrivateGradients(model, examples, recipe, privacy, SecureRandom(KEY))

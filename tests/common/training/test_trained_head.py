@@ -25,7 +25,7 @@ from common.task import Task
 from common.training.examples import plain_features
 from common.training.local import Done, LocalTrainer
 from common.training.metrics import evaluate
-from common.training.trainer import train
+from common.training.trainer import train, uncounted
 
 MakeToy = Callable[..., FeatureSet]
 
@@ -53,7 +53,9 @@ def answer(task: Task, weights: Weights, data: FeatureSet, recipe: Recipe, priva
         privacy=privacy,
         base=sha256(encode_weights(weights)),
     )
-    return trainer(task).answer(plan, weights, data, (), "d" * 32, noise_random=SecureRandom(KEY))
+    return trainer(task).answer(
+        plan, weights, data, (), "d" * 32, before_spending=uncounted, noise_random=SecureRandom(KEY)
+    )
 
 
 @PRIVACIES
@@ -71,7 +73,15 @@ def test_only_the_head_moves(
     model = build_model(chosen, torch.Generator().manual_seed(0))
     before = get_weights(model)
     recipe = HEAD_ONLY.model_copy(update={"optimizer": optimizer, "l1": 0.01, "weight_decay": 0.1})
-    train(model, front_end, make_toy(12), recipe, torch.Generator().manual_seed(0), privacy=privacy)
+    train(
+        model,
+        front_end,
+        make_toy(12),
+        recipe,
+        torch.Generator().manual_seed(0),
+        privacy=privacy,
+        before_spending=uncounted,
+    )
     moved = {name for name, value in get_weights(model).items() if not np.array_equal(value, before[name])}
     assert moved == {name for name in before if name.startswith(HEAD)}
 
@@ -112,8 +122,17 @@ def test_the_clipping_norm_is_all_the_heads(
         | {"optimizer": "sgd", "learning_rate": 1.0, "momentum": 0, "weight_decay": 0, "steps": 1}
     )
     before = get_weights(model)
-    privacy = Privacy(noise_multiplier=0.01, clipping_norm=0.05)
-    train(model, front_end, data, recipe, torch.Generator(), privacy=privacy, test_random=SecureRandom(KEY))
+    privacy = Privacy(noise_multiplier=0.01, clipping_norm=0.05, units=0)
+    train(
+        model,
+        front_end,
+        data,
+        recipe,
+        torch.Generator(),
+        privacy=privacy,
+        before_spending=uncounted,
+        test_random=SecureRandom(KEY),
+    )
     change = [value - before[name] for name, value in get_weights(model).items()]
     length = np.sqrt(sum(float(np.square(value).sum()) for value in change))
     assert length == pytest.approx(0.05, rel=0.1)
@@ -145,6 +164,7 @@ def test_a_private_head_learns_on_a_body_that_knows_the_sounds(
         recipe.model_copy(update={"batch_size": 90, "weight_decay": 0.0, "momentum": 0.0}),
         torch.Generator(),
         privacy=Privacy(noise_multiplier=2.0),
+        before_spending=uncounted,
         test_random=SecureRandom(KEY),
     )
     assert evaluate(model, front_end, unheard).accuracy > 0.8

@@ -19,7 +19,7 @@ from common.models.registry import build_model
 from common.models.weights import get_weights
 from common.task import Task
 from common.training.examples import plain_features
-from common.training.warm_start import learn_body, make_babble
+from common.training.warm_start import _recipes, learn_body, make_babble
 
 TASK = Task(
     labels=("left", "right"), front_end=LogMel(bands=12), architecture="tc-window", width=8, clip_seconds=0.3
@@ -50,6 +50,11 @@ def test_it_is_a_body_for_the_task(collections: list[Clips], tmp_path: Path) -> 
     assert {name: value.shape for name, value in body.items()} == {
         name: value.shape for name, value in untrained.items()
     }
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 6, 7, 100])
+def test_it_hears_its_clips_as_often_as_is_asked(epochs: int) -> None:
+    assert sum(recipe.epochs for recipe in _recipes(epochs)) == epochs
 
 
 def test_it_is_learned_once_and_again_when_anything_changes(collections: list[Clips], tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ def test_babble_has_no_word_that_is_to_be_told_apart_later(tmp_path: Path) -> No
     assert not set(BABBLE) & set(WORDS)
     clips = make_babble(tmp_path / "babble", voices=1)
     assert len(clips) == 301
-    (manifest,) = tmp_path.glob("babble/*/manifest.csv")
+    (manifest,) = tmp_path.glob("babble/corpora/*/manifest.csv")
     made = manifest.stat().st_mtime_ns
     assert make_babble(tmp_path / "babble", voices=1) == clips
     assert manifest.stat().st_mtime_ns == made
