@@ -40,15 +40,15 @@ def plan(
     ] = None,
     epsilon: Annotated[float, typer.Option(help="What a device may spend in all its rounds.")] = 8.0,
     delta: Annotated[float, typer.Option(help="The same.")] = 1e-5,
-    rounds: Annotated[int, typer.Option(help="That a device takes part in.")] = 40,
+    rounds: Annotated[int, typer.Option(help="That a device takes part in.")] = 20,
     cohort: Annotated[int, typer.Option(help="Devices that are averaged in a round.")] = 20,
-    batch: Annotated[int, typer.Option(help="recipe.batch_size")] = 16,
-    epochs: Annotated[int, typer.Option(help="recipe.epochs")] = 2,
-    steps: Annotated[int | None, typer.Option(help="recipe.steps, in place of epochs.")] = None,
-    architecture: Annotated[str, typer.Option(help="task.architecture")] = "tc-stream",
+    batch: Annotated[int | None, typer.Option(help="recipe.batch_size")] = None,
+    epochs: Annotated[int | None, typer.Option(help="recipe.epochs, in place of steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="recipe.steps")] = None,
+    architecture: Annotated[str | None, typer.Option(help="task.architecture")] = None,
     width: Annotated[int | None, typer.Option(help="task.width")] = None,
     labels: Annotated[int, typer.Option(min=2, max=1000, help="How many the task has.")] = 10,
-    trained: Annotated[Trained, typer.Option(help="recipe.trained")] = "all",
+    trained: Annotated[Trained | None, typer.Option(help="recipe.trained")] = None,
     parameters: Annotated[
         int | None, typer.Option(help="How many are trained, if not those of the model.")
     ] = None,
@@ -61,14 +61,22 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what noise a budget needs, and what can be learnt under it, before any of it is spent."""
+    """Say what noise a budget needs, and what can be learnt under it, before any of it is spent.
+
+    What is not given of recipe and task is as in a coordinator made with --dp.
+    """
     from common.privacy.forecast import Schedule, foresee
+    from common.protocol.plan import PRIVATE_RECIPE
+    from fl_server.settings import PRIVATE_ARCHITECTURE
 
     names = [f"label {number}" for number in range(labels)]
-    task = parse_settings(
-        Task, {"labels": names, "architecture": architecture, "width": width}, "The options"
-    )
-    a_round = epochs * -(-clips // max(1, batch)) if steps is None else steps
+    model = {"architecture": architecture or PRIVATE_ARCHITECTURE, "width": width}
+    task = parse_settings(Task, {"labels": names, **model}, "The options")
+    batch = PRIVATE_RECIPE.batch_size if batch is None else batch
+    trained = trained or PRIVATE_RECIPE.trained
+    a_round = steps if steps is not None else PRIVATE_RECIPE.steps or 1
+    if steps is None and epochs is not None:
+        a_round = epochs * -(-clips // max(1, batch))
     if units is None and unit != "clip":
         raise TrainingError("FA-7030", f"How many {unit}s a device has is not said.", "Give --units.")
     count = clips if units is None else units

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from common.errors import FedAudioError
+from common.protocol.plan import Privacy
 from fedaudio.cli import app
 
 ARABIC = [
@@ -23,6 +24,10 @@ ARABIC = [
     "1",
     "--rounds",
     "60",
+    "--trained",
+    "all",
+    "--architecture",
+    "tc-stream",
 ]
 
 
@@ -107,3 +112,10 @@ def test_what_is_too_small_is_said_in_a_sentence(option: str, said: str) -> None
     with pytest.raises(FedAudioError) as refused:
         CliRunner().invoke(app, ["privacy", "plan", "--clips", "60", option, "0"], catch_exceptions=False)
     assert refused.value.happened == said
+
+
+def test_the_default_is_the_recipe_of_a_coordinator_made_with_dp() -> None:
+    told = json.loads(plan("--clips", "100", "--cohort", "14", "--json"))
+    assert told["cost"]["noise_multiplier"] == pytest.approx(Privacy().noise_multiplier, rel=0.01)
+    assert (told["schedule"]["steps"], told["cost"]["sampling_rate"]) == (1, 1.0)
+    assert told["planned"] == told["head"]
