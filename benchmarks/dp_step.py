@@ -40,7 +40,7 @@ from common.privacy.engines.fused import FusedEngine
 from common.privacy.secure_random import SecureRandom
 from common.protocol.plan import Privacy
 from common.task import Task
-from common.training.micro_batch import micro_batch_size
+from common.training.micro_batch import keep_freed_memory, micro_batch_size
 
 ARCHITECTURES, BATCHES = ("ds-cnn", "tc-stream"), (16, 64)
 PRIVACY = Privacy()
@@ -151,6 +151,7 @@ def prepared(architecture: str, batch: int, names: list[str]) -> tuple[dict[str,
     """Steps by contender, a batch of random features and labels, and the micro-batch that all use."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as training does
     generator = torch.Generator().manual_seed(0)
     task = Task(labels=tuple("abcdefghij"), architecture=architecture)
     frames, bands = task.clip_frames, task.front_end.features
