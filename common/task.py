@@ -16,11 +16,16 @@ Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f
 
 
 class Trigger(Settings):
-    """When a stream of scores becomes an event."""
+    """When a stream of scores becomes an event.
+
+    Smoothing is off because a score is smooth already: it is about the mean over a whole window, not about
+    one frame. What smoothing gains and what it costs in time is in benchmarks/RESULTS.md.
+    """
 
     threshold: float = Field(0.6, gt=0, lt=1, description="score from which a label counts as heard")
     release: float = Field(0.4, gt=0, lt=1, description="score below which it may be heard again")
     refractory_seconds: float = Field(0.7, ge=0, le=60, description="silence kept after an event")
+    smoothing_seconds: float = Field(0.0, ge=0, le=2, description="scores are means over so long")
 
     @model_validator(mode="after")
     def _releases_below(self) -> Self:

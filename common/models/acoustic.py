@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from common.protocol.algorithms import Trained
 
 State: TypeAlias = tuple[Tensor, ...]
-"""What a streaming model remembers of the frames it has seen; each tensor (B, channels, frames)."""
+"""What a streaming model remembers of the frames it has seen; the first dimension of each tensor is B."""
+
+STRIDE = 10
+"""Frames from one window to the next that most window models are evaluated for."""
 
 HEAD = "classify."
 """What the names of the head's parameters begin with, in every architecture: the layer that gives logits."""
@@ -36,10 +39,12 @@ class AcousticModel(nn.Module):
 
     Attributes:
         receptive_field: frames that influence one output.
+        hop: frames from one decision to the next; 1 if streaming, at most `receptive_field`.
         streaming: whether the model is a `StreamingModel`.
     """
 
     receptive_field: int
+    hop: int
     streaming = False
 
     @abstractmethod
@@ -55,6 +60,7 @@ class StreamingModel(AcousticModel):
     """
 
     streaming = True
+    hop = 1
 
     @abstractmethod
     def step(self, frames: Tensor, state: State) -> tuple[Tensor, State]:

@@ -9,7 +9,7 @@ import math
 
 from torch import Tensor, nn
 
-from common.models.acoustic import AcousticModel
+from common.models.acoustic import STRIDE, AcousticModel
 from common.task import Task
 
 WIDTH = 64
@@ -29,6 +29,7 @@ class DsCnn(AcousticModel):
         self.layers = nn.Sequential(*layers)
         self.classify = nn.Linear(width, len(task.labels))
         self.receptive_field = task.clip_frames
+        self.hop = min(STRIDE, task.clip_frames)
 
     def forward(self, features: Tensor) -> Tensor:
         maps: Tensor = self.layers(features.unsqueeze(1))

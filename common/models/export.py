@@ -50,7 +50,11 @@ def export_graph(model: AcousticModel, task: Task) -> tuple[bytes, Graph]:
     data = _without_traces(program)
     shapes = {name: tuple(value.shape) for name, value in zip(names, state, strict=True)}
     return data, Graph(
-        streaming=model.streaming, digest=sha256(data), state=shapes, receptive_field=model.receptive_field
+        streaming=model.streaming,
+        digest=sha256(data),
+        state=shapes,
+        receptive_field=model.receptive_field,
+        hop=model.hop,
     )
 
 

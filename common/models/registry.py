@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import nn
 
 from common.errors import TrainingError
 from common.models.acoustic import AcousticModel
+from common.models.bc_resnet import BcResNet
+from common.models.cp_mobile import CpMobile
 from common.models.ds_cnn import DsCnn
 from common.models.tc_stream import TcStream
 from common.models.tc_window import TcWindow
@@ -20,6 +23,10 @@ ARCHITECTURES: Mapping[str, Callable[[Task], AcousticModel]] = {
     "tc-stream": TcStream,
     "tc-window": TcWindow,
     "ds-cnn": DsCnn,
+    "bc-resnet-1": partial(BcResNet, tau=1),
+    "bc-resnet-2": partial(BcResNet, tau=2),
+    "bc-resnet-3": partial(BcResNet, tau=3),
+    "cp-mobile": CpMobile,
 }
 
 

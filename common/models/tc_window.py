@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from common.models.acoustic import AcousticModel
+from common.models.acoustic import STRIDE, AcousticModel
 from common.models.tc_stream import DILATIONS, WIDTH, Block
 from common.task import Task
 
@@ -38,6 +38,7 @@ class TcWindow(AcousticModel):
         self.whiten = nn.Linear(width, width)
         self.classify = nn.Linear(width, len(task.labels))
         self.receptive_field = task.clip_frames
+        self.hop = min(STRIDE, task.clip_frames)
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.classify(self.whiten(self.pooled(features)))

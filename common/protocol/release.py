@@ -60,13 +60,23 @@ class Graph(Settings):
 
     A streaming graph takes any number T of new frames (1, T, features) and the state, and gives frame logits
     (1, T, labels) and the next state; a window has the log-mean-exp of its frame logits over time as logits.
-    A window graph takes a whole window (1, window_frames, features) and gives its logits (1, labels).
+    A window graph takes a whole window (1, window_frames, features) and gives its logits (1, labels). It is
+    run every `hop` frames, and its last logits stand in between.
     """
 
     streaming: bool
     digest: Digest
     state: Schema = Field(default_factory=dict, description="shape of each state tensor, in graph order")
     receptive_field: int = Field(ge=1, le=100_000, description="frames that influence one output frame")
+    hop: int = Field(1, ge=1, le=100_000, description="frames from one decision to the next")
+
+    @model_validator(mode="after")
+    def _hears_every_frame(self) -> Self:
+        if self.streaming and self.hop != 1:
+            raise ValueError("a streaming graph decides at every frame: its hop is 1")
+        if self.hop > self.receptive_field:
+            raise ValueError("frames between two windows would never be heard: hop is above receptive_field")
+        return self
 
     @model_validator(mode="after")
     def _fits_a_device(self) -> Self:
@@ -157,6 +167,8 @@ class Manifest(Settings):
     def _is_consistent(self) -> Self:
         if any(earlier is not None and earlier >= self.version for earlier in (self.parent, self.restores)):
             raise ValueError("a version comes after those it was made from")
+        if not self.graph.streaming and self.graph.receptive_field != self.task.clip_frames:
+            raise ValueError("a window graph takes the frames of the task's window")
         if len(self.golden.scores) != len(self.task.labels):
             raise ValueError("the golden clip has one score for each label")
         return self

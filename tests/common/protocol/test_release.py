@@ -206,6 +206,29 @@ def test_what_only_together_is_too_much_for_a_device_is_refused() -> None:
             open_release(changed(change))
 
 
+WINDOW = TASK.clip_frames
+
+
+@pytest.mark.parametrize(
+    ("graph", "fault"),
+    [
+        ({"hop": 0}, "greater than or equal to 1"),
+        ({"hop": 2}, "its hop is 1"),
+        ({"streaming": False, "receptive_field": WINDOW, "hop": WINDOW + 1}, "never be heard"),
+        ({"streaming": False, "receptive_field": WINDOW + 1}, "the frames of the task's window"),
+    ],
+)
+def test_a_graph_that_would_leave_sound_unheard_is_refused(graph: dict[str, object], fault: str) -> None:
+    with pytest.raises(ProtocolError, match=f"FA-3011.*{fault}"):
+        open_release(changed(lambda document: document["graph"].update(graph)))
+
+
+def test_a_window_may_be_judged_once_in_its_own_length() -> None:
+    graph = {"streaming": False, "receptive_field": WINDOW, "hop": WINDOW}
+    release = open_release(changed(lambda document: document["graph"].update(graph)))
+    assert release.manifest.graph.hop == WINDOW
+
+
 @pytest.mark.parametrize("shape", [[2, 5], [10], [10, 2], [2, 3, 1]])
 def test_a_schema_that_the_weights_do_not_have_is_refused(shape: list[int]) -> None:
     with pytest.raises(ProtocolError, match=r"FA-300[12]"):
