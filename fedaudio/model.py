@@ -11,11 +11,15 @@ import typer
 from common.errors import ProtocolError
 from common.files import is_there
 from common.log import printable
+from fedaudio.evaluation.command import evaluate
+from fedaudio.model_info import info
 
 if TYPE_CHECKING:
     from common.protocol.release import Manifest
 
 app = typer.Typer(help="Released models, wherever they came from.", no_args_is_help=True)
+app.command()(info)
+app.command()(evaluate)
 
 
 @app.callback()
@@ -35,7 +39,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check a model: who released it, that it is whole, and that it has not expired."""
-    manifest, root = verify_folder(_folder_of(model), trust, pin)
+    manifest, root = verify_folder(folder_of(model), trust, pin)
     if as_json:
         document = {"version": manifest.version, "root": root, "pinned": pin is not None}
         document |= {"weights": manifest.weights, "created": manifest.created.isoformat()}
@@ -90,7 +94,12 @@ def verify_folder(folder: Path, trust: Path | None = None, pin: str | None = Non
     return verify_release(files, stated.release_keys(), root).manifest, root
 
 
-def _folder_of(model: Path) -> Path:
+def folder_of(model: Path) -> Path:
+    """The folder of a release that is named by itself or by its manifest.
+
+    Raises:
+        ProtocolError: FA-3046.
+    """
     from common.protocol.release import MANIFEST
 
     if model.is_dir():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, overload
 
 from common.errors import DataError
 
@@ -16,7 +16,7 @@ NOISE_FOLDERS = ("_background_noise_", "background_noise")
 """Folders beside the clips that hold noise to mix in, never a label; the first is Speech Commands' name."""
 
 UNKNOWN_SPEAKER = "-"
-_IMPORTED = re.compile(r"(?P<speaker>.+)_(?P<digest>[0-9a-f]{16})\.flac")
+_IMPORTED = re.compile(r"(?P<speaker>.+)_(?P<digest>[0-9a-f]{16})(?:_event-(?P<event>[0-9a-f]{16}))?\.flac")
 # A label or a speaker becomes part of a path, so it must not lead out of the folder or hide in it.
 _NAME = re.compile(r"(?!\.)[^\x00-\x1f\x7f/\\]{1,64}")
 
@@ -188,15 +188,30 @@ def labelled_files(path: Path) -> Iterator[tuple[Path, Path]]:
                 yield folder, file
 
 
-def imported_name(speaker: str | None, digest: str) -> str:
-    """File name of an imported clip, from 16 hexadecimal digits of its samples; `imported_from` reads it."""
-    return f"{speaker or UNKNOWN_SPEAKER}_{digest}.flac"
+class Imported(NamedTuple):
+    """What the file name of an imported clip tells.
+
+    Attributes:
+        speaker: if known.
+        digest: 16 hexadecimal digits of the samples' digest.
+        event: the id, 16 hexadecimal digits, of the event the clip is the sound of, if it is of one.
+    """
+
+    speaker: str | None
+    digest: str
+    event: str | None = None
 
 
-def imported_from(name: str) -> tuple[str | None, str] | None:
-    """Speaker and digest in a name made by `imported_name`, or None for any other name."""
+def imported_name(imported: Imported) -> str:
+    """File name of an imported clip; `imported_from` reads it."""
+    event = f"_event-{imported.event}" if imported.event else ""
+    return f"{imported.speaker or UNKNOWN_SPEAKER}_{imported.digest}{event}.flac"
+
+
+def imported_from(name: str) -> Imported | None:
+    """What a name made by `imported_name` tells, or None for any other name."""
     match = _IMPORTED.fullmatch(name)
-    return match and (_known(match["speaker"]), match["digest"])
+    return match and Imported(_known(match["speaker"]), match["digest"], match["event"])
 
 
 def read_table(table: Path, columns: Collection[str]) -> list[dict[str, str]]:
@@ -247,8 +262,10 @@ def file_inside(root: Path, name: str) -> Path:
 
 def _clip_in_folder(folder: Path, file: Path) -> Clip:
     imported = imported_from(file.name)
-    speaker = imported[0] if imported else None
-    return Clip(file, folder.name, speaker, group=speaker)
+    if imported is None:
+        return Clip(file, folder.name)
+    # An event is a recording of its own, whoever is heard in it.
+    return Clip(file, folder.name, imported.speaker, group=imported.event or imported.speaker)
 
 
 def _clip_in_row(root: Path, row: Mapping[str, str]) -> Clip:

@@ -24,6 +24,7 @@ from pydantic import Field
 from common.audio.batch import BatchFrontEnd
 from common.audio.front_end import SAMPLE_RATE
 from common.audio.reading import read_audio
+from common.data.windows import cut_windows
 from common.errors import AudioError
 from common.files import StorageError, make_folder, open_atomic, sha256, write_atomic
 from common.settings import Settings
@@ -77,9 +78,7 @@ _Found = tuple[_Table, NDArray[np.float32]]
 def load_energies(files: Sequence[Path], task: Task, cache: Path) -> Energies:
     """Energies of `files` in windows of the task's clip length, from the cache if nothing has changed.
 
-    Otherwise only files that were not in the folder's newest collection, or have changed, are read. A file
-    shorter than a window is padded with zeros at its end; a longer one gives consecutive windows, of which
-    the last is padded and kept if sound fills at least half of it.
+    Otherwise only files that were not in the folder's newest collection, or have changed, are read.
 
     Args:
         files: sound files; a damaged one is skipped.
@@ -125,6 +124,19 @@ def forget_older(cache: Path, *, keep: int) -> None:
         if file.is_file() and _kind(file) not in kept:
             with suppress(OSError):  # a disk that cannot be written is told of by who must write
                 file.unlink()
+
+
+def forget_gone(cache: Path) -> None:
+    """Remove from `cache` the collections that have energies of a file that is not there any more.
+
+    Nobody else may write to `cache` meanwhile.
+    """
+    for path in cache.glob("[!.]*.json"):
+        with suppress(OSError, ValueError):
+            table = _Table.model_validate_json(path.read_bytes())
+            if not all(Path(entry.state.path).exists() for entry in table.entries):
+                path.unlink()
+                path.with_suffix(".npy").unlink(missing_ok=True)
 
 
 def _kind(file: Path) -> str:
@@ -207,19 +219,11 @@ def _read(file: Path, task: Task, front_end: BatchFrontEnd) -> Iterator[NDArray[
     Raises:
         AudioError: the file cannot be used.
     """
-    windows = _windows(read_audio(file), task.clip_samples)
+    windows = cut_windows(read_audio(file), task.clip_samples)
     step = max(1, _BATCH_SAMPLES // task.clip_samples)
     for start in range(0, len(windows), step):
         with torch.inference_mode():
             yield front_end.energies(torch.from_numpy(windows[start : start + step])).numpy()
-
-
-def _windows(samples: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """Samples (n,) as windows (N, length); N is at least 1."""
-    whole, rest = divmod(len(samples), length)
-    count = max(1, whole + (2 * rest >= length))
-    samples = samples[: count * length]
-    return np.pad(samples, (0, count * length - len(samples))).reshape(count, length)
 
 
 def _write_header(file: BinaryIO, count: int, task: Task) -> None:

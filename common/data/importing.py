@@ -16,6 +16,7 @@ from common.audio.reading import read_audio
 from common.data.clips import (
     NOISE_FOLDERS,
     Clips,
+    Imported,
     background_files,
     imported_from,
     imported_name,
@@ -58,11 +59,10 @@ def import_clips(
         except AudioError as error:
             skipped.append((str(clip.path), error.happened))
         else:
-            digest = sha256(samples.tobytes())[:16]
+            digest = sample_digest(samples)
             there = labels.get(digest)
             if there is None:
-                folder = make_folder(destination / clip.label, mode=0o700)
-                write_atomic(folder / imported_name(clip.speaker, digest), _to_flac(samples), mode=0o600)
+                write_clip(samples, destination / clip.label / imported_name(Imported(clip.speaker, digest)))
                 labels[digest] = clip.label
                 imported += 1
             elif there == clip.label:
@@ -72,6 +72,21 @@ def import_clips(
         if progress:
             progress(done, len(source))
     return ImportReport(imported, duplicates, tuple(skipped))
+
+
+def sample_digest(samples: NDArray[np.int16]) -> str:
+    """What an imported clip is known by: 16 hexadecimal digits."""
+    return sha256(samples.tobytes())[:16]
+
+
+def write_clip(samples: NDArray[np.int16], path: Path) -> None:
+    """Write `samples` (n,) at 16 kHz as FLAC, for its owner alone, with the folder it is in.
+
+    Raises:
+        StorageError: FA-8001.
+    """
+    make_folder(path.parent, mode=0o700)
+    write_atomic(path, _to_flac(samples), mode=0o600)
 
 
 def import_background(source: Path, destination: Path) -> int:
@@ -89,10 +104,9 @@ def import_background(source: Path, destination: Path) -> int:
             samples = _to_int16(read_audio(file))
         except AudioError:
             continue
-        path = destination / NOISE_FOLDERS[0] / f"{sha256(samples.tobytes())[:16]}.flac"
+        path = destination / NOISE_FOLDERS[0] / f"{sample_digest(samples)}.flac"
         if not path.exists():
-            make_folder(path.parent, mode=0o700)
-            write_atomic(path, _to_flac(samples), mode=0o600)
+            write_clip(samples, path)
             copied += 1
     return copied
 
@@ -100,7 +114,7 @@ def import_background(source: Path, destination: Path) -> int:
 def _labels_by_digest(destination: Path) -> dict[str, str]:
     """Label of each clip imported before, by the digest of its samples."""
     names = ((folder.name, imported_from(file.name)) for folder, file in labelled_files(destination))
-    return {name[1]: label for label, name in names if name}
+    return {name.digest: label for label, name in names if name}
 
 
 def _to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from common.data.clips import Clip, Clips, imported_from, imported_name
+from common.data.clips import Clip, Clips, Imported, imported_from, imported_name
 from common.errors import DataError
 
 DIGEST = "0123456789abcdef"
+EVENT = "fedcba9876543210"
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -81,8 +82,16 @@ def test_imported_names_give_the_speaker_back_and_other_names_give_none(tmp_path
 
 
 @pytest.mark.parametrize("speaker", [None, "anna", "a_b", "Zoë", "00000001", "x_0123456789abcdef"])
-def test_an_imported_name_reads_back(speaker: str | None) -> None:
-    assert imported_from(imported_name(speaker, DIGEST)) == (speaker, DIGEST)
+@pytest.mark.parametrize("event", [None, EVENT])
+def test_an_imported_name_reads_back(speaker: str | None, event: str | None) -> None:
+    imported = Imported(speaker, DIGEST, event)
+    assert imported_from(imported_name(imported)) == imported
+
+
+def test_the_sound_of_an_event_is_a_recording_of_its_own(tmp_path: Path) -> None:
+    touch(tmp_path, f"yes/anna_{DIGEST}_event-{EVENT}.flac", f"yes/-_{DIGEST}_event-{EVENT}.flac")
+    clips = Clips.from_folder(tmp_path)
+    assert [(clip.speaker, clip.group) for clip in clips] == [(None, EVENT), ("anna", EVENT)]
 
 
 def test_a_table_gives_speakers_recordings_and_folds(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""`fedaudio model evaluate`: a release, tried on clips and on continuous sound."""
