@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from common.log import printable
 from common.settings import load_settings, split_list
-from fl_client import privacy_cli
+from fl_client import calibrate_cli, clips_cli, outlet_cli, privacy_cli
 from fl_client.home import DeviceHome
 from fl_client.options import Home, Json, PassphraseFile, existing, unlock
 from fl_client.settings import DeviceSettings
@@ -33,6 +33,10 @@ policy = typer.Typer(help="What the device's owner agrees to.", no_args_is_help=
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
 app.add_typer(privacy_cli.app, name="privacy")
+app.command("calibrate")(calibrate_cli.calibrate)
+app.command("feedback")(clips_cli.feedback)
+app.add_typer(clips_cli.app, name="clips")
+app.add_typer(outlet_cli.app, name="outlet")
 
 PROTECTIONS = {
     "passphrase": "The private keys are encrypted under a passphrase.",
@@ -40,7 +44,7 @@ PROTECTIONS = {
 }
 
 Source = Annotated[
-    str | None, typer.Option(help="What to listen to: mic, stdin, or file:PATH[,loop][,fast].")
+    str | None, typer.Option(help="What to listen to: mic, stdin, file:PATH, dir:PATH or ws:ADDRESS:PORT.")
 ]
 Insecure = Annotated[
     bool,
@@ -156,7 +160,14 @@ def start(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    supervise(place, source or settings.source, stop, password=password, insecure=insecure_loopback)
+    supervise(
+        place,
+        source or settings.source,
+        stop,
+        password=password,
+        insecure=insecure_loopback,
+        outlet=settings.outlet.wanted,
+    )
 
 
 @app.command()
@@ -190,17 +201,40 @@ def status(home: Home = None, as_json: Json = False) -> None:
     typer.echo(
         "The listener is not running." if listener is None else f"The listener: {json.dumps(listener)}"
     )
+    if report["outlet"] is not None:
+        typer.echo(f"The outlet: {json.dumps(report['outlet'])}")
 
 
 @app.command()
 def listen(
-    source: Annotated[str, typer.Argument(help="mic, stdin, or file:PATH[,loop][,fast]")] = "mic",
+    source: Annotated[str, typer.Argument(help="mic, stdin, file:PATH, dir:PATH or ws:ADDRESS:PORT")] = "mic",
     home: Home = None,
+    on_event: Annotated[
+        str | None,
+        typer.Option(help="Program with arguments, run for each event: its JSON on standard input."),
+    ] = None,
+    levels: Annotated[bool, typer.Option("--levels", help="Report how loud it is, too.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw what is made of file:PATH into this PNG file (matplotlib).")
+    ] = None,
 ) -> None:
     """Listen with the newest model and print events as JSON lines."""
+    if plot is not None:
+        from fl_client.plot import plot_recording
+
+        place = existing(home)
+        owner = load_settings(DeviceSettings, place.config).listen
+        events = plot_recording(place, owner, source, plot)
+        typer.echo(f"Wrote {plot}: {len(events)} events.")
+        return
     # In this process's place, for a listener carries nothing that it does not need.
     command = [sys.executable, "-m", "fl_client.listen", "--home", str(existing(home).root)]
-    os.execv(sys.executable, [*command, "--source", source, "--no-status"])  # noqa: S606
+    command += ["--source", source, "--no-status", *["--levels"] * levels]
+    if on_event is not None:
+        from fl_client.outlet.foreground import listen_with_hook, split_command
+
+        raise typer.Exit(listen_with_hook(command, split_command(on_event)))
+    os.execv(sys.executable, command)  # noqa: S606
 
 
 @keys.command("rotate")

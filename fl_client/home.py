@@ -13,7 +13,7 @@ from fl_client.marks import CERTIFICATE, MARKS
 
 @dataclass(frozen=True)
 class DeviceHome:
-    """device.toml, policy.toml, identity/, witness/, clips/, models/, kept/, cache/, processes' reports."""
+    """device.toml, policy.toml, identity/, witness/, clips/, models/, kept/, heard/, cache/, reports."""
 
     root: Path
 
@@ -98,5 +98,34 @@ class DeviceHome:
         return self.root / "listener.json"
 
     @property
+    def trial(self) -> Path:
+        """Which release the listener has on trial; see `fl_client.listen.trials`."""
+        return self.root / "trial.json"
+
+    @property
     def events(self) -> Path:
         return self.root / "events.jsonl"
+
+    @property
+    def heard(self) -> Path:
+        """Sounds that the listener has kept; see `fl_client.heard`."""
+        return self.root / "heard"
+
+    @property
+    def feedback(self) -> Path:
+        """What the owner said about events, one line of JSON each."""
+        return self.root / "feedback.jsonl"
+
+    @property
+    def clips_lock(self) -> Path:
+        """Held by who uses or changes what is in `clips` and `heard`, so that what is deleted is gone."""
+        return self.root / "clips.lock"
+
+    @property
+    def outlet_status(self) -> Path:
+        return self.root / "outlet.json"
+
+    @property
+    def token(self) -> Path:
+        """What callers of the device's own sockets must know; see `fl_client.callers`."""
+        return self.root / "outlet.token"

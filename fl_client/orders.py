@@ -7,11 +7,11 @@ from functools import lru_cache
 
 from common.algorithms.registry import ALGORITHMS
 from common.data.clips import Clips
-from common.data.energy_cache import forget_older
+from common.data.energy_cache import forget_gone, forget_older
 from common.data.features import load_background, load_features
 from common.data.splits import holdout_indices
 from common.errors import FedAudioError
-from common.files import sha256
+from common.files import locked, sha256
 from common.protocol.answer import encode_answer
 from common.protocol.plan import parse_plan
 from common.protocol.tensors import decode_weights
@@ -21,6 +21,7 @@ from fl_client.books import Books
 from fl_client.home import DeviceHome
 from fl_client.kept import load_kept, save_kept
 from fl_client.ledger import Ledger
+from fl_client.material import labelled_clips, self_labelled_clips
 from fl_client.refusing import refuse
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,17 @@ def answer_order(
         algorithm, trainer = ALGORITHMS[plan.recipe.algorithm], _trainer(plan.task)
         order = decode_weights(weights_data, algorithm.order_schema(trainer.schema))
         background = home.cache / "background"
-        for cache in (home.cache, background):
-            forget_older(cache, keep=KEPT_FRONT_ENDS)
-        clips = Clips.load(home.clips)
-        features = load_features(clips, plan.task, home.cache)
+        # Else the features of a clip that is deleted now could be stored after those of all clips were.
+        with locked(home.clips_lock):
+            for cache in (home.cache, background):
+                forget_older(cache, keep=KEPT_FRONT_ENDS)
+            labelled = labelled_clips(home, plan)
+            clips = Clips([*labelled, *self_labelled_clips(home, plan, len(labelled))])
+            features = load_features(clips, plan.task, home.cache)
+            noise = load_background(home.clips, plan.task, background)
+            # Only now: what could be taken over from them was.
+            for cache in (home.cache, background):
+                forget_gone(cache)
         for file, reason in features.skipped:
             log.warning("%s is not used: %s", file, reason)
         private = plan.privacy is not None
@@ -59,12 +67,12 @@ def answer_order(
             plan,
             order,
             features,
-            holdout_indices(clips, plan.holdout),
+            holdout_indices(labelled, plan.holdout),
             device,
             kept=load_kept(
                 home.kept, plan.coordinator, algorithm.kept_schema(trainer.schema), private=private
             ),
-            noise=load_background(home.clips, plan.task, background),
+            noise=noise,
             before_spending=books.reserve,
         )
         books.settle()

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from common.names import DeviceName
 from common.settings import Settings
+from fl_client.keep_settings import KeepSettings
+from fl_client.listen.settings import ListenSettings
+from fl_client.outlet.settings import OutletSettings
 
 
 class DeviceSettings(Settings):
@@ -17,7 +20,7 @@ class DeviceSettings(Settings):
         pattern=r"^[0-9a-f]{64}$", description="fingerprint of the coordinator's root certificate"
     )
     source: str | None = Field(
-        None, description="mic, stdin, or file:PATH[,loop][,fast]; unset: no listening"
+        None, description="mic, stdin, file:PATH, dir:PATH or ws:ADDRESS:PORT; unset: no listening"
     )
     witness: str | None = Field(
         None,
@@ -29,3 +32,6 @@ class DeviceSettings(Settings):
         120.0, ge=0, description="how long training stays loaded after a round"
     )
     worker_niceness: int = Field(10, ge=0, le=19, description="listening goes before training")
+    listen: ListenSettings = ListenSettings()
+    keep: KeepSettings = KeepSettings()
+    outlet: OutletSettings = OutletSettings()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypedDict
 
 from common.files import is_there
@@ -15,17 +12,13 @@ from fl_client.conditions import Conditions
 from fl_client.home import DeviceHome
 from fl_client.identity import read_certificate
 from fl_client.policy import load_policy
+from fl_client.reports import Report, read_report
 from fl_client.settings import DeviceSettings
 from fl_client.store import ModelStore
 
-STALE_SECONDS = 10.0
-"""A process that has not written its report for so long is not running."""
-
-Report = dict[str, float | int | bool | str | None]
-
 
 class Status(TypedDict):
-    """All of it. `link` and `listener` are None when they are not running.
+    """All of it. `link`, `listener` and `outlet` are None when they are not running.
 
     `enrolment` is active, pending or expired; `device` and `certificate_ends` are None before it was active.
     `refusal` is why the link is not linked, where waiting alone will not mend it. `untold` names the rules in
@@ -43,6 +36,7 @@ class Status(TypedDict):
     clips: int
     link: Report | None
     listener: Report | None
+    outlet: Report | None
 
 
 def describe(home: DeviceHome) -> Status:
@@ -55,7 +49,7 @@ def describe(home: DeviceHome) -> Status:
     """
     settings = load_settings(DeviceSettings, home.config)
     certificate = read_certificate(home) if is_there(home.certificate) else None
-    link = _read(home.link_status)
+    link = read_report(home.link_status)
     return Status(
         name=settings.name,
         server=settings.server,
@@ -67,7 +61,8 @@ def describe(home: DeviceHome) -> Status:
         version=ModelStore(home.models).current_version(),
         clips=sum(1 for _ in home.clips.glob("[!_]*/*.flac")),
         link=link,
-        listener=_read(home.listener_status),
+        listener=read_report(home.listener_status),
+        outlet=read_report(home.outlet_status),
     )
 
 
@@ -75,13 +70,3 @@ def _enrolment(certificate: DeviceCertificate | None) -> str:
     if certificate is None:
         return "pending"
     return "active" if datetime.now(UTC) <= certificate.ends else "expired"
-
-
-def _read(path: Path) -> Report | None:
-    try:
-        if time.time() - path.stat().st_mtime > STALE_SECONDS:
-            return None
-        report: Report = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return report

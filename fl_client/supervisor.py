@@ -1,4 +1,4 @@
-"""`fedaudio client start`: keeps the link and the listener alive, each in its own process."""
+"""`fedaudio client start`: keeps the link, the listener and the outlet alive, each in its own process."""
 
 from __future__ import annotations
 
@@ -115,6 +115,7 @@ def supervise(
     *,
     password: bytes | None = None,
     insecure: bool = False,
+    outlet: bool = False,
 ) -> None:
     """Run a device until `stop` is set.
 
@@ -122,6 +123,7 @@ def supervise(
         source: what the listener listens to, as `fl_client.listen` spells it; None for no listener.
         password: of the keys, as `KeyFolder.unlock` derives it; for the link alone.
         insecure: no TLS, plans not signed, answers not sealed; to a coordinator on this machine only.
+        outlet: whether somebody is to be told what is heard, as device.toml says.
 
     Raises:
         DeviceError: FA-4025, the device runs already.
@@ -131,6 +133,9 @@ def supervise(
     if source is not None:
         listen = [sys.executable, "-m", "fl_client.listen", "--home", str(home.root), "--source", source]
         children.append(Child("listener", [*listen, "--with-parent"], hears_stdin=True))
+    if outlet:
+        tell = [sys.executable, "-m", "fl_client.outlet", "--home", str(home.root)]
+        children.append(Child("outlet", tell))
     with _alone(home):
         try:
             while not stop.is_set():

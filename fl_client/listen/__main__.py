@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import sys
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 from common.errors import FedAudioError
-from common.files import make_folder
+from common.files import is_there, make_folder
 from common.log import configure_logging
+from common.settings import load_settings
+from fl_client.heard import HeardFolder
 from fl_client.home import DeviceHome
+from fl_client.keep_settings import KeepSettings
 from fl_client.kept import personal
-from fl_client.listen.listener import run_listener
-from fl_client.listen.sources import open_source
-from fl_client.listen.trigger import Event
+from fl_client.listen.events import EventLog, Message
+from fl_client.listen.levels import LevelTable
+from fl_client.listen.listener import Sink, run_listener
+from fl_client.listen.recorder import Recorder
+from fl_client.listen.settings import ListenSettings
+from fl_client.listen.sources import SPELLING, open_source
+from fl_client.settings import DeviceSettings
 from fl_client.store import ModelStore
 
-log = logging.getLogger("fl_client.listen")
-
 PARENT_SECONDS = 0.5
-
-LARGEST_LOG = 10_000_000
-"""Bytes of events after which a new file is begun; the one before it is kept."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,47 +43,58 @@ def main(arguments: list[str] | None = None) -> int:
     home = DeviceHome(options.home)
     try:
         make_folder(home.root)
-        run_listener(
-            ModelStore(home.models),
-            open_source(options.source),
-            EventLog(home.events),
-            status_path=None if options.no_status else home.listener_status,
-            stop=stop,
-            personal=partial(personal, folder=home.kept),
-        )
+        known = load_settings(DeviceSettings, home.config) if is_there(home.config) else None
+        settings = _settings(known, options.levels)
+        with _recorder(home, known) as recorder:
+            run_listener(
+                ModelStore(home.models),
+                open_source(options.source, home.token),
+                _sink(home, settings),
+                status_path=None if options.no_status else home.listener_status,
+                stop=stop,
+                personal=partial(personal, folder=home.kept),
+                settings=settings,
+                recorder=recorder,
+                trial_path=None if options.no_status else home.trial,
+            )
     except FedAudioError as error:
         sys.stderr.write(f"{error.code}: {error.happened}\n{error.remedy}\n")
         return error.status
     return 0
 
 
-class EventLog:
-    """Appends events to a file that is its owner's alone, one line of JSON each, and repeats them on standard
-    output. A full file becomes `<name>.1`, in place of the one before.
-    """
+def _settings(known: DeviceSettings | None, levels: bool) -> ListenSettings:
+    """What device.toml says; a folder of models is enough to listen with."""
+    settings = known.listen if known is not None else ListenSettings()
+    return settings.model_copy(update={"levels": True}) if levels else settings
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
 
-    def __call__(self, event: Event) -> None:
-        line = event.to_json() + "\n"
-        try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-                file.write(line)
-                full = file.tell() > LARGEST_LOG
-            if full:
-                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            sys.stdout.write(line)
-            sys.stdout.flush()
-        except OSError as error:
-            log.warning("an event was not written: %s: %s", error, line.strip())
+def _recorder(home: DeviceHome, known: DeviceSettings | None) -> AbstractContextManager[Recorder | None]:
+    """What keeps sound; also where none is kept any more, for what was kept grows old."""
+    keep = known.keep if known is not None else KeepSettings()
+    if not keep.anything and not is_there(home.heard):
+        return nullcontext()
+    return Recorder(HeardFolder(home.heard), keep)
+
+
+def _sink(home: DeviceHome, settings: ListenSettings) -> Sink:
+    events = EventLog(home.events)
+    if settings.levels_csv is None:
+        return events
+    table = LevelTable(home.root / settings.levels_csv)
+
+    def tell(message: Message) -> str | None:
+        table(message)
+        return events(message)
+
+    return tell
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fl_client.listen", description=__doc__)
     parser.add_argument("--home", type=Path, required=True, help="the device's folder, with models/ in it")
-    parser.add_argument("--source", required=True, help="mic, stdin or file:PATH[,loop][,fast]")
+    parser.add_argument("--source", required=True, help=SPELLING)
+    parser.add_argument("--levels", action="store_true", help="report how loud it is")
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process does")
     parser.add_argument(
         "--no-status", action="store_true", help="leave listener.json to another listener of this home"

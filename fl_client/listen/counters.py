@@ -10,28 +10,36 @@ class Counters:
     """Facts since the recognizer was made.
 
     Attributes:
-        hops: hops scored.
+        hops: hops scored, or not for want of sound.
+        gated: those of them that were not scored, because the energy gate was closed.
         dropped: hops never scored, because the source lost their samples or because of a fault here.
         doubled: hops scored twice. Anything but 0 is a fault.
         overruns: times a source came faster than it was read, or its driver said so.
         events: events reported.
         swaps: releases put to work in place of another.
         refused: releases that were not.
-        last_gap_seconds, max_gap_seconds: wall time between the hops before and after a swap.
+        rollbacks: swaps taken back.
+        last_gap_seconds, max_gap_seconds: wall time between the hops before and after a swap
+            or a rollback.
     """
 
     hops: int = 0
+    gated: int = 0
     dropped: int = 0
     doubled: int = 0
     overruns: int = 0
     events: int = 0
     swaps: int = 0
     refused: int = 0
+    rollbacks: int = 0
     last_gap_seconds: float = 0.0
     max_gap_seconds: float = 0.0
 
-    def swapped(self, gap_seconds: float) -> None:
-        """Count a swap; the gap is from the last hop before it to the first after it."""
-        self.swaps += 1
+    def swapped(self, gap_seconds: float, *, back: bool) -> None:
+        """Count a swap, or one taken back; the gap is from the last hop before to the first after."""
+        if back:
+            self.rollbacks += 1
+        else:
+            self.swaps += 1
         self.last_gap_seconds = gap_seconds
         self.max_gap_seconds = max(self.max_gap_seconds, gap_seconds)

@@ -21,7 +21,7 @@ FRAMES, LOGITS = "frames", "logits"
 
 _REFUSED = "Go on with the version in use and tell the coordinator's operator; the next version may mend it."
 
-_GRAPH_ERRORS = (
+GRAPH_ERRORS = (
     ort_errors.EPFail,
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -63,8 +63,8 @@ class Engine:
             self._state = (*here.values(), *there.values())
             self._bindings = [self._bind(weights, here, there), self._bind(weights, there, here)]
             self._warm_up(release.manifest.task.front_end.features, release.manifest.task.clip_frames)
-        except _GRAPH_ERRORS as error:
-            raise self._unrunnable(str(error)) from error
+        except GRAPH_ERRORS as error:
+            raise unrunnable(self._version, str(error)) from error
 
     def run(self, frames: Frames) -> Frames:
         """Logits (T, labels) of the next `frames` (T, features); a window graph gives (1, labels)."""
@@ -104,18 +104,19 @@ class Engine:
         for frames in (np.zeros_like(noise), noise):
             logits = self.run(frames)
             if logits.shape != (rows, self._labels):
-                raise self._unrunnable(f"{logits.shape} logits where ({rows}, {self._labels}) were expected")
+                expected = f"{logits.shape} logits where ({rows}, {self._labels}) were expected"
+                raise unrunnable(self._version, expected)
             if not np.isfinite(logits).all():
                 raise not_numbers(self._version)
         self.reset()
 
-    def _unrunnable(self, reason: str) -> DeviceError:
-        first_line = reason.strip().splitlines()[0][:200] if reason.strip() else "no reason given"
-        return DeviceError(
-            "FA-4201",
-            f"Version {self._version} was refused: its graph does not run ({first_line}).",
-            _REFUSED,
-        )
+
+def unrunnable(version: int, reason: str) -> DeviceError:
+    """The refusal (FA-4201) of a version whose graph fails."""
+    first_line = reason.strip().splitlines()[0][:200] if reason.strip() else "no reason given"
+    return DeviceError(
+        "FA-4201", f"Version {version} was refused: its graph does not run ({first_line}).", _REFUSED
+    )
 
 
 def not_numbers(version: int) -> DeviceError:

@@ -10,8 +10,9 @@ from common.audio.front_end import SAMPLE_RATE
 from common.audio.stream import StreamFrontEnd
 from common.protocol.release import Release
 from fl_client.listen.engine import Frames
+from fl_client.listen.gate import Gate, GatedScorer
 from fl_client.listen.ring import Ring, Rows
-from fl_client.listen.scorer import Scorer, build_scorer
+from fl_client.listen.scorer import build_scorer
 
 SETTLING = 500
 """Hops after which a front end forgets how it began: its running mean has a time constant of 40 hops."""
@@ -26,6 +27,9 @@ class Pipeline:
     Hop i of the stream covers samples [i*hop, i*hop + window) whichever pipeline scores it: all share one
     grid, so one can take over from another between two hops.
 
+    Attributes:
+        gated: hops of the last `feed` that were not scored.
+
     Args:
         release: the version to run.
         like: a pipeline whose ONNX Runtime session is used again if the graph is the same.
@@ -39,8 +43,15 @@ class Pipeline:
         self.release = release
         self.task = release.manifest.task
         self._front_end = StreamFrontEnd(self.task.front_end)
-        self._scorer: Scorer = build_scorer(release, like._scorer if like is not None else None)
+        scorer = build_scorer(release, like._scorer.scorer if like is not None else None)
+        self._scorer: GatedScorer = GatedScorer(scorer, self.task.front_end.features, len(self.task.labels))
         self._position = 0
+        self.gated = 0
+
+    @property
+    def position(self) -> int:
+        """Samples of the stream up to the next one to be heard."""
+        return self._position
 
     @property
     def hop(self) -> int:
@@ -52,10 +63,22 @@ class Pipeline:
         """Samples of the past that decide the scores of the next hop."""
         return (self._scorer.need + SETTLING) * self.task.front_end.hop + self.task.front_end.window
 
-    def feed(self, samples: Rows) -> Frames:
-        """Scores (hops, labels) of the hops that `samples` (n,) complete; rows as in `Scorer.feed`."""
+    def feed(self, samples: Rows, gate: Gate | None = None) -> Frames:
+        """Scores (hops, labels) of the hops that `samples` (n,) complete; rows as in `GatedScorer.feed`.
+
+        Args:
+            gate: has heard `samples` too; None to score whatever comes.
+        """
+        first, front_end = self.hop, self.task.front_end
         self._position += len(samples)
-        return self._scorer.feed(self._front_end.feed(samples))
+        features = self._front_end.feed(samples)
+        if gate is None:
+            self.gated = 0
+            return self._scorer.feed(features)
+        ends = np.arange(first, first + len(features)) * front_end.hop + front_end.window
+        gates = gate.open(ends, self.task.clip_samples)
+        self.gated = len(gates) - int(gates.sum())
+        return self._scorer.feed(features, gates)
 
     def start(self, position: int) -> None:
         """Forget all; the next sample will be number `position` of the stream, a multiple of the hop."""
@@ -63,18 +86,17 @@ class Pipeline:
         self._front_end.reset()
         self._scorer.reset(position // self.task.front_end.hop)
 
-    def catch_up(self, recent: Ring) -> bool:
+    def catch_up(self, recent: Ring) -> Frames:
         """Hear what `recent` holds and this pipeline has not heard; from its beginning if there is a hole.
 
         Returns:
-            Whether every score was a number.
+            Scores (hops, labels) of the hops it has heard by that.
         """
         if not recent.begin <= self._position <= recent.end:
             hop = self.task.front_end.hop
             self.start(-(-max(recent.begin, recent.end - self.memory) // hop) * hop)
         missed = recent.since(self._position)
-        finite = [bool(np.isfinite(self.feed(block)).all()) for block in blocks(missed)]
-        return all(finite)
+        return np.concatenate([self.feed(block) for block in blocks(missed)] or [self.feed(missed)])
 
 
 def blocks(samples: Rows) -> Iterator[Rows]:

@@ -3,53 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from common.audio.front_end import SAMPLE_RATE
-from common.errors import FedAudioError
 from common.protocol.release import Release
+from common.task import Task
 from fl_client.listen.counters import Counters
-from fl_client.listen.engine import not_numbers
-from fl_client.listen.pipeline import Pipeline, blocks
-from fl_client.listen.ring import Ring, Rows
-from fl_client.listen.trigger import Detector, Event
-
-HISTORY = 12 * SAMPLE_RATE
-"""Samples kept at least, from which a new release learns what was just heard."""
+from fl_client.listen.events import Event
+from fl_client.listen.limits import SwapLimits
+from fl_client.listen.pipeline import blocks
+from fl_client.listen.ring import Rows
+from fl_client.listen.settings import ListenSettings
+from fl_client.listen.swap import HotSwap, Swap
+from fl_client.listen.trigger import Detector
 
 
 class Recognizer:
     """Reports the labels a release hears in a stream of sound.
 
-    One thread feeds it. `swap` may be called by any thread: there the new release is prepared and brought up
-    to the present. It takes over between two hops of the feeding thread, which replays what came in since.
-    No hop is lost or scored twice, and the new release's scores are those it would give had it listened from
-    the start. It may differ in everything: weights, graph, labels, front end.
+    One thread feeds it. `swap` may be called by any thread; how one release follows another is the contract
+    of `fl_client.listen.swap`. The next release may differ in everything: weights, graph, labels, front end.
 
     Args:
         release: the version to start with.
+        owner: what the device's owner has a say in.
+        limits: what a release must keep to that takes over.
 
     Raises:
-        DeviceError: FA-4201, FA-4202, the release cannot be run.
+        DeviceError: FA-4104, FA-4201, FA-4202, the release cannot be run.
         AudioError: FA-1008, its front end is impossible.
     """
 
-    def __init__(self, release: Release) -> None:
-        self._lock = threading.Lock()  # held for a copy of the recent samples at most
-        self._pipeline = Pipeline(release)
+    def __init__(
+        self, release: Release, owner: ListenSettings | None = None, limits: SwapLimits | None = None
+    ) -> None:
+        self._owner = owner or ListenSettings()
         self._counters = Counters()
-        self._life = 0
-        self._successor: Pipeline | None = None
-        self.reset()
+        self._swap = HotSwap(release, limits or SwapLimits(), self._counters, self._owner.gate_db)
+        self._begin()
 
     @property
     def version(self) -> int:
         """The version at work."""
-        return self._pipeline.release.version
+        return self._swap.pipeline.release.version
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether a release is waiting to take over, or has done so and is still watched."""
+        return self._swap.on_trial
 
     @property
     def counters(self) -> Counters:
@@ -59,13 +62,23 @@ class Recognizer:
     @property
     def seconds(self) -> float:
         """Stream time: samples fed and skipped so far, in seconds."""
-        return (self._recent.end + self._skipped) / SAMPLE_RATE
+        return (self._swap.position + self._skipped) / SAMPLE_RATE
+
+    @property
+    def task(self) -> Task:
+        """The task of the version at work."""
+        return self._pipeline.task
 
     @property
     def scores(self) -> dict[str, float]:
         """Score of each label at the newest hop; all 0 until one whole window has been heard."""
         labels = self._pipeline.task.labels
         return dict(zip(labels, map(float, self._scores), strict=True))
+
+    @property
+    def held_seconds(self) -> dict[str, float]:
+        """For how long each label has been held by the trigger so far."""
+        return self._detector.held_seconds
 
     def feed(self, samples: Rows) -> list[Event]:
         """Hear the next samples and report.
@@ -78,9 +91,16 @@ class Recognizer:
         """
         events: list[Event] = []
         for block in blocks(np.asarray(samples, np.float32)):
-            self._take_over()
             events += self._hear(block)
         return events
+
+    def sound(self, start: float, end: float) -> Rows:
+        """A copy of the sound from `start` to `end`, in seconds of stream time, for the thread that feeds.
+
+        It is as it was heard: without what was lost. What is gone is left out; the last 12 seconds are not.
+        """
+        first, last = (round(seconds * SAMPLE_RATE) - self._skipped for seconds in (start, end))
+        return self._swap.sound(first, last)
 
     def listen(self, sound: Iterable[Rows]) -> Iterator[Event]:
         """The events in `sound`, an iterable of blocks as for `feed`."""
@@ -94,82 +114,67 @@ class Recognizer:
         self._counters.dropped += -(-samples // self._pipeline.task.front_end.hop)
 
     def swap(self, release: Release) -> None:
-        """Prepare `release` here and let it take over at the next hop of the feeding thread.
+        """Prepare `release` here; it takes over when it has proved fit beside the one at work.
 
         Raises:
-            DeviceError: FA-4201, FA-4202, it cannot be run; the one at work stays.
+            DeviceError: FA-4104, FA-4201, FA-4202, it cannot be run; the one at work stays.
             AudioError: FA-1008.
         """
-        try:
-            pipeline = Pipeline(release, self._pipeline)
-            with self._lock:
-                life, recent = self._life, self._recent.copy()
-            if not pipeline.catch_up(recent):
-                raise not_numbers(release.version)
-        except FedAudioError:
-            self._counters.refused += 1
-            raise
-        with self._lock:
-            if life != self._life:
-                pipeline.start(0)  # what it has heard was forgotten meanwhile
-            self._successor = pipeline
+        self._swap.offer(release)
+
+    def goes_back_from(self, version: int, reason: str) -> None:
+        """Note that this begins in place of `version`, in whose trial the listener ended."""
+        self._counters.rollbacks += 1
+        self._swap.messages.append(Swap("rolled-back", version, self.version, reason))
+
+    def swaps(self) -> list[Swap]:
+        """What became of swaps since this was last asked."""
+        told, messages = [], self._swap.messages
+        while messages:
+            told.append(messages.popleft())
+        return told
 
     def reset(self) -> None:
         """Forget everything heard and begin at time 0. The release, its successor and the counters stay."""
-        self._pipeline.start(0)
-        with self._lock:
-            self._life += 1
-            self._recent = Ring(max(HISTORY, self._pipeline.memory))
-            if self._successor is not None:
-                self._successor.start(0)
+        self._swap.reset()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pipeline = self._swap.pipeline
         task = self._pipeline.task
-        self._detector = Detector(task, self.version)
+        self._detector = Detector(task, self.version, self._owner)
         self._scores = np.zeros(len(task.labels), np.float32)
         self._next_hop = 0
         self._skipped = 0
-        self._heard_at = time.perf_counter()
-        self._before_swap: float | None = None
-
-    def _take_over(self) -> None:
-        """Put the prepared release to work, if there is one."""
-        if self._successor is None:
-            return
-        with self._lock:
-            pipeline, self._successor = self._successor, None
-        pipeline.catch_up(self._recent)
-        task = pipeline.task
-        if task.front_end != self._pipeline.task.front_end:
-            self._next_hop = task.front_end.frames(self._recent.end)
-        if pipeline.memory > self._recent.capacity:
-            with self._lock:
-                self._recent = self._recent.resized(pipeline.memory)
-        self._detector = self._detector.succeeded_by(task, pipeline.release.version)
-        self._pipeline = pipeline
-        self._before_swap = self._heard_at
 
     def _hear(self, samples: Rows) -> list[Event]:
-        with self._lock:
-            self._recent.append(samples)
-        first = self._pipeline.hop
-        scores = self._pipeline.feed(samples)
+        position = self._swap.position
+        first, scores = self._swap.feed(samples, is_open=self._detector.is_open)
+        if self._swap.pipeline is not self._pipeline:
+            self._follow(position)
         if len(scores) == 0:
             return []
         self._scores = scores[-1]
         front_end = self._pipeline.task.front_end
         ends = np.arange(first, first + len(scores)) * front_end.hop + front_end.window + self._skipped
         events = self._detector.feed(scores, ends)
+        self._swap.reported(len(events))
         self._count(first, len(scores), len(events))
         return events
 
+    def _follow(self, position: int) -> None:
+        """Decide by the release that took over at sample `position`."""
+        before, self._pipeline = self._pipeline.task.front_end, self._swap.pipeline
+        task = self._pipeline.task
+        if task.front_end != before:
+            self._next_hop = task.front_end.frames(position)
+        self._detector = self._detector.succeeded_by(task, self.version)
+
     def _count(self, first: int, hops: int, events: int) -> None:
         """Compare the hops just scored, by the pipeline's own numbering, with those that were due."""
-        counters, now = self._counters, time.perf_counter()
+        counters = self._counters
         counters.hops += hops
         counters.events += events
         counters.dropped += max(0, first - self._next_hop)
         counters.doubled += max(0, self._next_hop - first)
         self._next_hop = first + hops
-        if self._before_swap is not None:
-            counters.swapped(now - self._before_swap)
-            self._before_swap = None
-        self._heard_at = now

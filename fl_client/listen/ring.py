@@ -60,6 +60,7 @@ class Ring:
 
     def resized(self, capacity: int) -> Ring:
         """A copy that keeps `capacity` rows."""
-        twin = Ring(capacity, self._rows.shape[1:], self.begin)
-        twin.append(self.since(self.begin))
+        begin = max(self.begin, self.end - capacity)
+        twin = Ring(capacity, self._rows.shape[1:], begin)
+        twin.append(self.since(begin))
         return twin

@@ -11,9 +11,6 @@ from common.protocol.release import Release
 from fl_client.listen.engine import Engine, Frames
 from fl_client.listen.ring import Ring
 
-STRIDE = 10
-"""Hops from one evaluation of a window graph to the next; its last scores stand in between."""
-
 AT_ONCE = 1_000_000
 """Frame logits summed at once, which bounds the memory that long windows and many labels need."""
 
@@ -88,11 +85,11 @@ class StreamScorer:
 
 
 class WindowScorer:
-    """Softmax of the logits of a whole window, evaluated every `STRIDE` hops of the stream."""
+    """Softmax of the logits of a whole window, evaluated every so many frames of the stream."""
 
     def __init__(self, engine: Engine, window: int, labels: int, features: int) -> None:
         self.engine = engine
-        self.need = window + STRIDE
+        self.need = window + engine.graph.hop
         self._window = window
         self._labels = labels
         self._features = features
@@ -104,11 +101,11 @@ class WindowScorer:
         self._last = np.zeros(self._labels, np.float32)
 
     def feed(self, features: Frames) -> Frames:
-        scores = np.empty((len(features), self._labels), np.float32)
+        scores, hop = np.empty((len(features), self._labels), np.float32), self.engine.graph.hop
         done = 0
         while done < len(features):
             # Windows end at fixed places of the stream, so neither block sizes nor swaps move them.
-            to_next = -(self.frame - self._window) % STRIDE or STRIDE
+            to_next = -(self.frame - self._window) % hop or hop
             part = features[done : done + to_next]
             self._past.append(part)
             self.frame += len(part)

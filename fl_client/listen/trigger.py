@@ -1,17 +1,20 @@
-"""From scores to events: threshold, hysteresis, refractory time. Pure: no clock, no input, no output."""
+"""From scores to events: smoothing, thresholds, hysteresis, refractory time. Pure: no clock, no input, no
+output.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.audio.front_end import SAMPLE_RATE
 from common.task import Task
+from fl_client.listen.events import Event
+from fl_client.listen.settings import ListenSettings
+
+Scores = NDArray[np.float32]
 
 NEVER = frozenset({"background", "background_noise", "silence", "unknown"})
 """A label of this name, whatever its case and with or without underscores around it, never triggers."""
@@ -22,79 +25,112 @@ def is_background(label: str) -> bool:
     return label.strip("_").lower() in NEVER
 
 
-@dataclass(frozen=True)
-class Event:
-    """A label was heard.
-
-    Attributes:
-        label: which.
-        score: in [0, 1], at the hop that decided.
-        start, end: the stretch of sound the score is about, in seconds of stream time, counted in samples.
-        version: the release that decided.
-    """
-
-    label: str
-    score: float
-    start: float
-    end: float
-    version: int
-
-    def to_json(self) -> str:
-        """One line of JSON without the line's end."""
-        return json.dumps(asdict(self), ensure_ascii=False)
-
-
 class Detector:
-    """Reports a label when it leads all others and reaches the threshold.
+    """Reports a label when its smoothed score leads all others and reaches the label's threshold.
 
-    It is then held until its score falls below `release`, and for the refractory time nothing is reported.
+    The smoothed score is the mean of the scores of the last `smoothing_seconds`. A label that was reported is
+    held until its smoothed score falls below its release level, which is to its threshold as `release` is to
+    `threshold` in the task's trigger. After an event nothing is reported for the refractory time.
+
+    What is reported does not depend on how the scores are cut into blocks.
 
     Args:
         task: labels, trigger and front end.
         version: named in the events.
-        held: labels that were reported and have not been released yet.
-        quiet_until: stream time in samples before which nothing is reported.
+        owner: thresholds of labels and smoothing that go before the task's.
     """
 
-    def __init__(self, task: Task, version: int, held: Iterable[str] = (), quiet_until: int = 0) -> None:
+    def __init__(self, task: Task, version: int, owner: ListenSettings | None = None) -> None:
         self._task = task
         self._version = version
-        self._spoken = np.array([not is_background(label) for label in task.labels])
-        already = frozenset(held)
-        self._held = np.array([label in already for label in task.labels])
-        self._quiet_until = quiet_until
-        front_end = task.front_end
+        self._owner = owner or ListenSettings()
+        trigger, front_end = task.trigger, task.front_end
+        own = self._owner.thresholds
+        thresholds = np.array(
+            [np.inf if is_background(label) else own.get(label, trigger.threshold) for label in task.labels]
+        )
+        self._thresholds = thresholds.astype(np.float32)
+        self._releases = (thresholds * (trigger.release / trigger.threshold)).astype(np.float32)
+        smoothing = self._owner.smoothing_seconds
+        seconds = trigger.smoothing_seconds if smoothing is None else smoothing
+        self._hop_seconds = front_end.hop_seconds
+        self._smoothed = max(1, round(seconds / self._hop_seconds))
         self._span = (task.clip_frames - 1) * front_end.hop + front_end.window
-        self._refractory = math.ceil(task.trigger.refractory_seconds * SAMPLE_RATE)
+        self._refractory = math.ceil(trigger.refractory_seconds * SAMPLE_RATE)
+        self.reset()
 
-    def feed(self, scores: NDArray[np.float32], ends: NDArray[np.int64]) -> list[Event]:
+    def reset(self) -> None:
+        """Forget all: the next score is the first."""
+        labels = len(self._task.labels)
+        self._recent = np.zeros((self._smoothed, labels), np.float32)
+        self._held = np.zeros(labels, bool)
+        self._held_hops = np.zeros(labels, np.int64)
+        self._held_before: dict[str, float] = {}
+        self._quiet_until = 0
+
+    @property
+    def held_seconds(self) -> dict[str, float]:
+        """For how long each label has been held so far, this detector's predecessors included."""
+        held = dict(self._held_before)
+        for column in np.flatnonzero(self._held_hops).tolist():
+            label, seconds = self._task.labels[column], self._held_hops[column] * self._hop_seconds
+            held[label] = held.get(label, 0.0) + float(seconds)
+        return held
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a label is held, or may be on its way to be reported."""
+        return bool(self._held.any() or (self._recent >= self._thresholds).any())
+
+    @property
+    def memory(self) -> int:
+        """Hops that a smoothed score is the mean of."""
+        return self._smoothed
+
+    def feed(self, scores: Scores, ends: NDArray[np.int64]) -> list[Event]:
         """The events in `scores` (hops, labels); `ends` (hops,): where each window ends, in samples."""
-        trigger = self._task.trigger
-        leaders = scores.argmax(axis=1)
-        loud = scores.max(axis=1, initial=0.0) >= trigger.threshold
-        holding = bool(self._held.any())
+        rows = np.concatenate((self._recent, scores))
+        self._recent = rows[len(scores) :]
+        # A mean reaches a threshold only if something in it does, and that is rare.
+        if not self._held.any() and not (rows >= self._thresholds).any():
+            return []
         events = []
-        for hop in range(len(scores)):
-            if not loud[hop] and not holding:
-                continue
-            self._held &= scores[hop] >= trigger.release
-            leader, end = int(leaders[hop]), int(ends[hop])
-            if loud[hop] and self._may_report(leader, end):
-                self._held[leader] = True
-                self._quiet_until = end + self._refractory
-                events.append(self._event(leader, float(scores[hop, leader]), end))
-            holding = bool(self._held.any())
+        for hop, end in enumerate(ends.tolist(), 1):
+            # One hop at a time: the sum must be the same to the last bit whatever block the hop came in.
+            total = np.add.reduce(rows[hop : hop + self._smoothed], axis=0, dtype=np.float64)
+            event = self._decide((total / self._smoothed).astype(np.float32), end)
+            if event is not None:
+                events.append(event)
+            self._held_hops += self._held
         return events
 
     def succeeded_by(self, task: Task, version: int) -> Detector:
         """The detector of the next release; what is held stays held, so no word is reported by both."""
-        held = (label for label, is_held in zip(self._task.labels, self._held, strict=True) if is_held)
-        return Detector(task, version, held, self._quiet_until)
+        following = Detector(task, version, self._owner)
+        following._quiet_until = self._quiet_until
+        following._held_before = self.held_seconds
+        known = {label: column for column, label in enumerate(self._task.labels)}
+        past = _resized(self._recent, len(following._recent))
+        for column, label in enumerate(task.labels):
+            if label in known:
+                following._held[column] = self._held[known[label]]
+                following._recent[:, column] = past[:, known[label]]
+        return following
 
-    def _may_report(self, label: int, end: int) -> bool:
-        return bool(self._spoken[label] and not self._held[label]) and end >= self._quiet_until
-
-    def _event(self, label: int, score: float, end: int) -> Event:
+    def _decide(self, scores: Scores, end: int) -> Event | None:
+        self._held &= scores >= self._releases
+        leader = int(scores.argmax())
+        if self._held[leader] or end < self._quiet_until or not scores[leader] >= self._thresholds[leader]:
+            return None
+        self._held[leader] = True
+        self._quiet_until = end + self._refractory
         start = max(0, end - self._span)
-        name = self._task.labels[label]
-        return Event(name, round(score, 6), start / SAMPLE_RATE, end / SAMPLE_RATE, self._version)
+        name, score = self._task.labels[leader], round(float(scores[leader]), 6)
+        return Event(name, score, start / SAMPLE_RATE, end / SAMPLE_RATE, self._version)
+
+
+def _resized(rows: Scores, count: int) -> Scores:
+    """The last `count` of `rows`; where there are fewer, the oldest stands for those before it."""
+    if count <= len(rows):
+        return rows[-count:]
+    return np.pad(rows, ((count - len(rows), 0), (0, 0)), "edge")

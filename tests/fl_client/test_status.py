@@ -13,7 +13,8 @@ import pytest
 from fl_client.enrol import enrol
 from fl_client.home import DeviceHome
 from fl_client.link_status import LinkStatus
-from fl_client.status import STALE_SECONDS, describe
+from fl_client.reports import STALE_SECONDS
+from fl_client.status import describe
 from tests.fl_client.made_coordinator import Desk
 from tests.fl_client.made_identity import Made, make_home
 from tests.processes import run_cli
@@ -36,6 +37,7 @@ def test_nothing_runs(made: Made) -> None:
     assert status["certificate_ends"] == made.identity.certificate.ends.isoformat(timespec="minutes")
     assert status["link"] is None
     assert status["listener"] is None
+    assert status["outlet"] is None
     assert status["refusal"] is None
 
 

@@ -16,7 +16,8 @@ from common.audio.front_end import Mfcc, Psd
 from common.errors import DeviceError
 from common.protocol.release import Golden, Release
 from common.task import Task
-from fl_client.listen.smoke import TOLERANCE, check_golden
+from fl_client.listen.golden import TOLERANCE, check_golden
+from fl_client.listen.pipeline import Pipeline
 from fl_client.trial import try_release
 from tests.fl_client.listen.made_releases import make_release, make_task, resealed_files
 from tests.made_manifests import sealed
@@ -63,15 +64,15 @@ def test_other_scores_are_a_refusal(label: int) -> None:
         other = list(scores)
         other[label] += share * TOLERANCE * towards_half
         if fits:
-            check_golden(with_golden(release, scores=tuple(other)))
+            check_golden(Pipeline(with_golden(release, scores=tuple(other))))
         else:
             with pytest.raises(DeviceError, match="FA-4104"):
-                check_golden(with_golden(release, scores=tuple(other)))
+                check_golden(Pipeline(with_golden(release, scores=tuple(other))))
 
 
 def test_another_clip_is_a_refusal() -> None:
     with pytest.raises(DeviceError, match=r"FA-4104.*clip"):
-        check_golden(with_golden(make_release(1).release, digest="0" * 64))
+        check_golden(Pipeline(with_golden(make_release(1).release, digest="0" * 64)))
 
 
 def test_what_is_wrong_reaches_the_link_with_its_code(tmp_path: Path) -> None:

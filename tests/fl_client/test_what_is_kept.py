@@ -14,8 +14,7 @@ import soundfile
 
 from fl_client.home import DeviceHome
 from fl_client.link_status import LinkStatus
-from fl_client.listen.__main__ import LARGEST_LOG, EventLog
-from fl_client.listen.trigger import Event
+from fl_client.listen.events import LARGEST_LOG, Event, EventLog
 from fl_client.store import ModelStore
 from tests.fl_client.listen.made_releases import make_release
 from tests.made_manifests import put
@@ -61,11 +60,12 @@ def test_events_are_their_owners_alone_and_do_not_fill_the_disk(
         log(HEARD)
     finally:
         os.umask(before)
-    line = HEARD.to_json() + "\n"
-    assert (tmp_path / "events.jsonl").read_text() == line
-    assert (tmp_path / "events.jsonl.1").read_bytes().endswith(line.encode())
+    printed = capsys.readouterr().out.splitlines(keepends=True)
+    assert len(printed) == 3
+    assert {json.loads(line)["label"] for line in printed} == {HEARD.label}
+    assert (tmp_path / "events.jsonl.1").read_text().endswith(printed[1])
+    assert (tmp_path / "events.jsonl").read_text() == printed[2]
     assert {mode(path) for path in tmp_path.iterdir()} == {0o600}
-    assert capsys.readouterr().out == 3 * line
 
 
 def test_reports_are_their_owners_alone(home: DeviceHome) -> None:

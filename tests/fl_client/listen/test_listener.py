@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from common.audio.reading import read_audio
+from fl_client.listen.events import Event
 from fl_client.listen.listener import run_listener
 from fl_client.listen.recognizer import Recognizer
-from fl_client.listen.sources import Block, FastFile
-from fl_client.listen.trigger import Event
+from fl_client.listen.settings import ListenSettings
+from fl_client.listen.sources import Block, open_source
 from fl_client.store import ModelStore
 from tests.fl_client.listen.made_releases import make_release, make_task, resealed_files
 from tests.made_manifests import put
@@ -77,7 +80,7 @@ def listen(home: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 def expected_events(sound: Sound) -> list[dict[str, object]]:
-    return [json.loads(event.to_json()) for event in Recognizer(make_release(1).release).feed(sound)]
+    return [asdict(event) for event in Recognizer(make_release(1).release).feed(sound)]
 
 
 def facts(lines: bytes) -> list[tuple[object, object, object]]:
@@ -126,18 +129,82 @@ def test_a_running_process_takes_new_releases_refuses_bad_ones_and_ends_on_sigte
     child = listen(f"file:{recording},loop")
     put(store, make_release(1).files)
     eventually(lambda: status(home).get("version") == 1, child)
-    put(store, make_release(2).files)
+    put(store, make_release(2, seed=1).files)
     eventually(lambda: status(home)["version"] == 2, child)
     put(store, resealed_files(make_release(3), graph=b"no graph"))
     eventually(lambda: status(home)["refused"] == 1, child)
     assert status(home)["version"] == 2
-    put(store, make_release(4).files)
+    put(store, make_release(4, seed=1).files)
     eventually(lambda: status(home)["version"] == 4, child)
     report = status(home)
     assert (report["swaps"], report["dropped"], report["doubled"]) == (2, 0, 0)
     assert report["max_gap_seconds"] > 0
     child.send_signal(signal.SIGTERM)
     assert child.wait(timeout=60) == 0
+
+
+DEVICE = f"""
+name = "kitchen"
+server = "localhost:8650"
+coordinator = "{"0" * 64}"
+
+[listen]
+level_seconds = 2
+levels_csv = "levels.csv"
+
+[listen.thresholds]
+yes = 0.999999
+nobody = 0.5
+
+[[listen.alarms]]
+name = "said no"
+label = "no"
+repeat_seconds = 0
+"""
+
+
+def test_the_process_listens_as_device_toml_says(
+    home: Path, store: ModelStore, listen: Callable[..., subprocess.Popen[bytes]], recording: Path
+) -> None:
+    put(store, make_release(1).files)
+    (home / "device.toml").write_text(DEVICE)
+    child = listen(f"file:{recording},fast", "--levels")
+    printed, _ = child.communicate(timeout=60)
+    assert child.returncode == 0
+    told = [json.loads(line) for line in printed.splitlines()]
+    events, alarms, levels = ([one for one in told if one["type"] == k] for k in ("event", "alarm", "level"))
+    usual = [event["label"] for event in expected_events(read_audio(recording))]
+    assert "yes" in usual
+    assert "yes" not in [event["label"] for event in events]
+    assert [one["label"] for one in alarms] == [one["label"] for one in events if one["label"] == "no"] != []
+    assert [(one["start"], one["end"]) for one in levels[:3]] == [(0, 2), (2, 4), (4, 6)]
+    assert all(one["unit"] == "dBFS(A)" and -60 < one["laeq"] < 0 for one in levels)
+    assert sum(sum(one["labels"].values()) for one in levels) > 0
+    assert len((home / "levels.csv").read_text().splitlines()) == 1 + len(levels)
+
+
+def test_a_fault_in_device_toml_is_told(home: Path, store: ModelStore) -> None:
+    put(store, make_release(1).files)
+    (home / "device.toml").write_text(DEVICE.replace("level_seconds = 2", "levle_seconds = 2"))
+    command = [sys.executable, "-m", "fl_client.listen", "--home", str(home), "--source", "stdin"]
+    done = subprocess.run(command, input=b"", capture_output=True, check=False)
+    assert (done.returncode, b"level_seconds" in done.stderr) == (2, True)
+
+
+def test_labels_that_a_release_never_reports_are_warned_of_at_each(
+    store: ModelStore, recording: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(store, make_release(1).files)
+    owner = ListenSettings(thresholds={"nobody": 0.5, "background": 0.5, "yes": 0.5})
+    run_listener(
+        store,
+        open_source(f"file:{recording},fast"),
+        lambda message: None,
+        status_path=None,
+        stop=threading.Event(),
+        settings=owner,
+    )
+    assert "version 1 never reports ['background', 'nobody']" in caplog.text
 
 
 def test_sigterm_ends_a_process_that_waits_for_its_first_release(
@@ -240,7 +307,7 @@ def test_the_newest_release_that_can_be_run_is_the_first(store: ModelStore, reco
     versions: set[int] = set()
     counters = run_listener(
         store,
-        FastFile(recording),
+        open_source(f"file:{recording},fast"),
         lambda event: versions.add(event.version),
         status_path=None,
         stop=threading.Event(),

@@ -23,14 +23,16 @@ from common.protocol.release import Release
 from common.protocol.tensors import Weights, encode_weights
 from fl_client.home import DeviceHome
 from fl_client.kept import personal, save_kept
+from fl_client.listen.events import Event, Message
 from fl_client.listen.following import first_recognizer, follow
+from fl_client.listen.limits import SwapLimits
 from fl_client.listen.listener import run_listener
 from fl_client.listen.sources import Block
-from fl_client.listen.trigger import Event
 from fl_client.store import ModelStore
 from tests.fl_client.listen.made_releases import LABELS, Made, make_release
 from tests.made_manifests import COORDINATOR, put
 
+AT_ONCE = SwapLimits(shadow_seconds=0, wait_seconds=0)
 SOUND = (0.1 * np.random.default_rng(0).normal(size=48_000)).astype(np.float32)
 
 
@@ -146,7 +148,9 @@ def test_a_head_that_changed_is_heard_with_the_next_release(home: DeviceHome) ->
     save_kept(home.kept, COORDINATOR, always("yes"), private=False)
     source = UntilHeard(2)
 
-    def sink(event: Event) -> None:
+    def sink(event: Message) -> None:
+        if not isinstance(event, Event):
+            return
         if not source.events:
             save_kept(home.kept, COORDINATOR, always("stop"), private=False)
             put(ModelStore(home.models, home.root / "marks.json"), personal_release(2).files)
@@ -159,6 +163,7 @@ def test_a_head_that_changed_is_heard_with_the_next_release(home: DeviceHome) ->
         status_path=None,
         stop=threading.Event(),
         personal=partial(personal, folder=home.kept),
+        limits=AT_ONCE,
     )
     assert {(event.version, event.label) for event in source.events} >= {(1, "yes"), (2, "stop")}
     assert {event.label for event in source.events if event.version == 1} == {"yes"}
@@ -205,7 +210,7 @@ def test_a_release_that_the_own_head_spoils_is_run_without_it(
 
     wanted, stop = (1 if when == "first" else 2), threading.Event()
     store = ModelStore(home.models, home.root / "marks.json")
-    found = first_recognizer(store, spoiled, stop)
+    found = first_recognizer(store, spoiled, stop, limits=AT_ONCE)
     assert found is not None
     recognizer, seen = found
     if when == "later":

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from common.audio.batch import BatchFrontEnd
 from common.audio.front_end import Mfcc, Psd
+from fl_client.listen.events import Event
 from fl_client.listen.pipeline import Pipeline
 from fl_client.listen.recognizer import Recognizer
-from fl_client.listen.scorer import STRIDE
-from fl_client.listen.trigger import Event
 from tests.fl_client.listen.made_releases import LABELS, Made, make_release, make_task
 
 Sound = NDArray[np.float32]
@@ -66,14 +65,14 @@ def test_the_sliding_window_scores_every_window_as_log_mean_exp(speech: Sound) -
         np.testing.assert_allclose(scores[end - 1], expected, atol=1e-4)
 
 
-def test_a_window_graph_is_evaluated_every_stride_and_stands_in_between(speech: Sound) -> None:
+def test_a_window_graph_is_evaluated_at_its_hop_and_stands_in_between(speech: Sound) -> None:
     made = make_release(1, task=make_task(architecture="ds-cnn"))
     scores = Pipeline(made.release).feed(speech[: 3 * CLIP])
     first = made.release.manifest.task.clip_frames - 1
     assert not scores[:first].any()
     steps = np.flatnonzero(np.abs(np.diff(scores, axis=0)).max(axis=1) > 0) + 1
     assert len(steps) > 10
-    assert set((steps - first) % STRIDE) == {0}
+    assert set((steps - first) % made.release.manifest.graph.hop) == {0}
 
 
 @pytest.mark.parametrize("architecture", ["tc-stream", "ds-cnn"])

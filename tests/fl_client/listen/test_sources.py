@@ -16,17 +16,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common.errors import AudioError, DeviceError
-from fl_client.listen.sources import (
-    PERIOD,
-    Backlog,
-    Block,
-    FastFile,
-    LiveFile,
-    Microphone,
-    Pcm,
-    Source,
-    open_source,
-)
+from fl_client.listen.sources import Block, Source, open_source
+from fl_client.listen.sources.backlog import Backlog
+from fl_client.listen.sources.microphone import Microphone
+from fl_client.listen.sources.pcm import Pcm
+from fl_client.listen.sources.recordings import PAUSE, Fast, Live, play_file, play_folder
+from fl_client.listen.sources.source import PERIOD
+from fl_client.listen.sources.websocket import WebSocketPcm
 
 Sound = NDArray[np.float32]
 
@@ -52,13 +48,13 @@ def short(tmp_path: Path) -> tuple[Path, Sound]:
 
 def test_a_fast_file_is_all_of_the_file(short: tuple[Path, Sound]) -> None:
     path, sound = short
-    with FastFile(path) as source:
+    with Fast(play_file(path)) as source:
         np.testing.assert_array_equal(joined(read_all(source)), sound)
 
 
 def test_a_looped_file_goes_on_without_a_gap(short: tuple[Path, Sound]) -> None:
     path, sound = short
-    with FastFile(path, loop=True) as source:
+    with Fast(play_file(path, loop=True)) as source:
         blocks = [source.read() for _ in range(12)]
     heard = joined([block for block in blocks if block is not None])
     assert len(heard) > 2 * len(sound)
@@ -68,7 +64,7 @@ def test_a_looped_file_goes_on_without_a_gap(short: tuple[Path, Sound]) -> None:
 def test_a_live_file_is_all_of_the_file_and_not_faster_than_time(short: tuple[Path, Sound]) -> None:
     path, sound = short
     began = time.monotonic()
-    with LiveFile(path) as source:
+    with Live(play_file(path)) as source:
         blocks = read_all(source)
     assert time.monotonic() - began >= len(sound) / 16000
     np.testing.assert_array_equal(joined(blocks), sound)
@@ -78,7 +74,7 @@ def test_a_live_file_is_all_of_the_file_and_not_faster_than_time(short: tuple[Pa
 
 def test_who_reads_a_live_file_too_late_is_told_what_was_lost(short: tuple[Path, Sound]) -> None:
     path, sound = short
-    with LiveFile(path, backlog=1000) as source:
+    with Live(play_file(path), backlog=1000) as source:
         source._player.join()  # nobody reads until the file is over
         (block,) = read_all(source)
     np.testing.assert_array_equal(block.samples, sound[-1000:])
@@ -87,16 +83,14 @@ def test_who_reads_a_live_file_too_late_is_told_what_was_lost(short: tuple[Path,
 
 def test_a_live_file_can_be_left_at_any_time(short: tuple[Path, Sound]) -> None:
     before = threading.active_count()
-    with LiveFile(short[0], loop=True) as source:
+    with Live(play_file(short[0], loop=True)) as source:
         assert source.read() is not None
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("kind", [FastFile, LiveFile])
-def test_a_file_that_is_not_there_is_an_error_of_its_own(
-    kind: type[FastFile | LiveFile], tmp_path: Path
-) -> None:
-    with kind(tmp_path / "none.wav") as source, pytest.raises(AudioError, match="FA-1001"):
+@pytest.mark.parametrize("kind", [Fast, Live])
+def test_a_file_that_is_not_there_is_an_error_of_its_own(kind: type[Fast | Live], tmp_path: Path) -> None:
+    with kind(play_file(tmp_path / "none.wav")) as source, pytest.raises(AudioError, match="FA-1001"):
         read_all(source)
 
 
@@ -185,16 +179,75 @@ def test_a_silent_pipe_does_not_hold_its_reader() -> None:
 def test_sources_by_name(tmp_path: Path) -> None:
     assert isinstance(open_source("mic"), Microphone)
     assert isinstance(open_source("stdin"), Pcm)
-    live = open_source("file:a,b.wav,loop")
-    assert isinstance(live, LiveFile)
-    assert (live._path, live._loop) == (Path("a,b.wav"), True)
-    fast = open_source("file:x.wav,fast,loop")
-    assert isinstance(fast, FastFile)
-    assert (fast._path, fast._loop) == (Path("x.wav"), True)
-    assert isinstance(open_source("file:fast"), LiveFile)
+    assert isinstance(open_source("file:a,b.wav,loop"), Live)
+    assert isinstance(open_source("file:x.wav,fast,loop"), Fast)
+    assert isinstance(open_source("file:fast"), Live)
+    assert isinstance(open_source("dir:a,fast"), Fast)
+    for address in ("127.0.0.1", "[::1]"):
+        assert isinstance(open_source(f"ws:{address}:8661"), WebSocketPcm)
 
 
-@pytest.mark.parametrize("spec", ["", "file", "file:", "mic:", "stdin:x", "radio:4", "MIC"])
+def test_a_path_may_hold_commas(short: tuple[Path, Sound]) -> None:
+    path, sound = short
+    with open_source(f"file:{path.rename(path.with_name('a,b,loop.wav'))},fast") as source:
+        np.testing.assert_array_equal(joined(read_all(source)), sound)
+
+
+def write(path: Path, sound: Sound) -> None:
+    path.parent.mkdir(exist_ok=True)
+    soundfile.write(path, sound, 16000, subtype="FLOAT")
+
+
+def test_a_folder_is_all_its_recordings_by_name_with_a_pause_between(
+    short: tuple[Path, Sound], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, sound = short
+    folder = tmp_path / "recordings"
+    write(folder / "b.wav", sound[:1000])
+    write(folder / "a.wav", sound[1000:])
+    write(folder / "in" / "c.wav", sound)
+    (folder / "ab.flac").write_bytes(b"damaged")
+    (folder / "notes.txt").write_text("no recording")
+    silence = np.zeros(PAUSE, np.float32)
+    expected = np.concatenate([sound[1000:], silence, sound[:1000], silence, sound])
+    for source in (open_source(f"dir:{folder},fast"), Live(play_folder(folder), backlog=1 << 20)):
+        with source:
+            np.testing.assert_array_equal(joined(read_all(source)), expected)
+    assert caplog.text.count("left out") == 2
+    assert "ab.flac" in caplog.text
+    with open_source(f"dir:{folder},fast,loop") as source:
+        blocks = [source.read() for _ in range(14)]
+    heard = joined([block for block in blocks if block is not None])
+    assert len(heard) > 2 * len(expected)
+    np.testing.assert_array_equal(heard, np.resize(np.concatenate([expected, silence]), len(heard)))
+
+
+@pytest.mark.parametrize("flags", ["", ",fast", ",loop", ",fast,loop"])
+def test_a_folder_without_a_recording_is_said(tmp_path: Path, flags: str) -> None:
+    (tmp_path / "damaged.wav").write_bytes(b"x")
+    for folder in (tmp_path, tmp_path / "none"):
+        with open_source(f"dir:{folder}{flags}") as source, pytest.raises(DeviceError, match="FA-4238"):
+            read_all(source)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "file",
+        "file:",
+        "mic:",
+        "stdin:x",
+        "radio:4",
+        "MIC",
+        "dir:",
+        "ws:",
+        "ws:8661",
+        "ws:localhost:8661",
+        "ws:127.0.0.1:0",
+        "ws:127.0.0.1:70000",
+    ],
+)
 def test_what_names_no_source_is_refused(spec: str) -> None:
     with pytest.raises(DeviceError, match="FA-4203"):
         open_source(spec)

@@ -11,13 +11,19 @@ from numpy.typing import NDArray
 from common.audio.front_end import LogMel, Mfcc
 from common.errors import DeviceError
 from common.protocol.release import GRAPH
+from fl_client.listen.engine import Frames
+from fl_client.listen.limits import SwapLimits
 from fl_client.listen.pipeline import Pipeline
 from fl_client.listen.recognizer import Recognizer
+from fl_client.listen.ring import Ring
 from tests.fl_client.listen.made_releases import Made, make_release, make_task, resealed
 
 Sound = NDArray[np.float32]
 HOP = 160
 SWAP_AT = 4 * 16000 + 77  # between two samples that begin no hop
+
+AT_ONCE = SwapLimits(shadow_seconds=0, wait_seconds=0)
+"""Whatever can be run takes over at the next hop."""
 
 OTHERS = {
     "other weights": {},
@@ -38,7 +44,7 @@ def other(name: str, version: int = 2) -> Made:
 def test_after_a_swap_the_scores_are_those_of_a_listener_that_ran_the_release_from_the_start(
     name: str, heard_before: int, speech: Sound
 ) -> None:
-    swapped = Recognizer(make_release(1).release)
+    swapped = Recognizer(make_release(1).release, limits=AT_ONCE)
     always = Recognizer(other(name).release)
     swapped.feed(speech[:heard_before])
     always.feed(speech[:heard_before])
@@ -55,17 +61,26 @@ def test_after_a_swap_the_scores_are_those_of_a_listener_that_ran_the_release_fr
 
 
 @pytest.mark.parametrize("seconds_after", [0.3, 20])
-def test_what_comes_in_while_a_release_is_prepared_is_not_lost(seconds_after: float, speech: Sound) -> None:
+def test_what_comes_in_while_a_release_is_prepared_is_not_lost(
+    seconds_after: float, speech: Sound, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also when it is more than the history holds."""
-    swapped, always = Recognizer(make_release(1).release), Recognizer(make_release(2).release)
+    swapped = Recognizer(make_release(1).release, limits=AT_ONCE)
+    always = Recognizer(make_release(2).release)
     sound = np.tile(speech, 5)
     late = SWAP_AT + int(seconds_after * 16000)
     swapped.feed(sound[:SWAP_AT])
-    successor = Pipeline(make_release(2).release, swapped._pipeline)
-    assert successor.catch_up(swapped._recent.copy())
-    swapped.feed(sound[SWAP_AT:late])  # as when the thread that calls `swap` is slow
+    replay = Pipeline.catch_up
+
+    def slow(pipeline: Pipeline, recent: Ring) -> Frames:
+        monkeypatch.undo()
+        scores = replay(pipeline, recent)
+        swapped.feed(sound[SWAP_AT:late])  # what another thread does meanwhile
+        return scores
+
+    monkeypatch.setattr(Pipeline, "catch_up", slow)
+    swapped.swap(make_release(2).release)
     assert swapped.version == 1
-    swapped._successor = successor
     swapped.feed(sound[late : late + 320])
     always.feed(sound[: late + 320])
     assert swapped.version == 2
@@ -75,7 +90,7 @@ def test_what_comes_in_while_a_release_is_prepared_is_not_lost(seconds_after: fl
 
 
 def test_over_a_hundred_swaps_by_another_thread_lose_and_double_nothing(speech: Sound) -> None:
-    recognizer = Recognizer(make_release(0).release)
+    recognizer = Recognizer(make_release(0).release, limits=AT_ONCE)
     makers = [make_release(seed, seed).release for seed in range(3)]
     done = threading.Event()
     versions: set[int] = set()
@@ -109,7 +124,7 @@ def test_over_a_hundred_swaps_by_another_thread_lose_and_double_nothing(speech: 
 
 
 def test_swaps_between_front_ends_keep_the_hops_contiguous(speech: Sound) -> None:
-    recognizer = Recognizer(other("other hop", 0).release)
+    recognizer = Recognizer(other("other hop", 0).release, limits=AT_ONCE)
     names = ["other front end", "other weights", "other hop", "longer clip", "other architecture"]
     for version, start in enumerate(range(0, len(speech), 6007), 1):
         recognizer.feed(speech[start : start + 6007])
@@ -123,7 +138,7 @@ def test_events_name_the_version_that_decided_and_no_word_is_told_twice(speech: 
     first, second = make_release(1, seed=1).release, make_release(2, seed=1).release
     plain = Recognizer(first)
     expected = plain.feed(speech)
-    swapped = Recognizer(first)
+    swapped = Recognizer(first, limits=AT_ONCE)
     cut = int((expected[1].end + 0.02) * 16000)  # the second word is still being heard
     events = swapped.feed(speech[:cut])
     swapped.swap(second)
@@ -173,7 +188,8 @@ def test_weights_that_overflow_are_refused(architecture: str) -> None:
 
 
 def test_a_release_prepared_before_a_reset_hears_only_what_comes_after_it(speech: Sound) -> None:
-    recognizer, fresh = Recognizer(make_release(1).release), Recognizer(make_release(2).release)
+    recognizer = Recognizer(make_release(1).release, limits=AT_ONCE)
+    fresh = Recognizer(make_release(2).release)
     recognizer.feed(speech[:SWAP_AT])
     recognizer.swap(make_release(2).release)
     recognizer.reset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -13,7 +13,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from common.task import Task, Trigger
-from fl_client.listen.trigger import Detector, Event, is_background
+from fl_client.listen.events import Event, line_of
+from fl_client.listen.settings import ListenSettings
+from fl_client.listen.trigger import Detector, is_background
 
 LABELS = ("yes", "no", "background")
 TASK = Task(labels=LABELS, trigger=Trigger(threshold=0.6, release=0.4, refractory_seconds=0.05))
@@ -29,8 +31,8 @@ def ends(count: int, first: int = 97) -> NDArray[np.int64]:
     return np.arange(first, first + count) * HOP + WINDOW
 
 
-def heard(scores: NDArray[np.float32], task: Task = TASK) -> list[Event]:
-    return Detector(task, 1).feed(scores, ends(len(scores)))
+def heard(scores: NDArray[np.float32], task: Task = TASK, owner: ListenSettings | None = None) -> list[Event]:
+    return Detector(task, 1, owner).feed(scores, ends(len(scores)))
 
 
 def hops_of(events: list[Event]) -> list[int]:
@@ -105,15 +107,69 @@ def test_scores_that_are_no_numbers_report_nothing() -> None:
     assert heard(np.full((5, 3), np.nan, np.float32)) == []
 
 
-@given(
-    scores=arrays(np.float32, (60, 3), elements=st.floats(0, 1, width=32)),
-    cuts=st.lists(st.integers(0, 60), max_size=6),
-)
-def test_events_do_not_depend_on_blocks_and_keep_the_rules(
-    scores: NDArray[np.float32], cuts: list[int]
+def test_a_smoothed_score_is_the_mean_of_the_last_of_them() -> None:
+    owner = ListenSettings(smoothing_seconds=0.04)  # four hops
+    (event,) = heard(posteriors(0.0, 0.0, 1.0, 0.4, 0.4, 0.7, 0.7, 0.7), owner=owner)
+    # 0.45, 0.625 (1, .4, .4, .7) is the first mean of four above 0.6.
+    assert hops_of([event]) == [5]
+    assert event.score == pytest.approx(0.625)
+
+
+def test_a_click_does_not_pass_the_smoothing_and_a_word_passes_later() -> None:
+    owner = ListenSettings(smoothing_seconds=0.1)
+    assert heard(posteriors(*[0.0] * 20, 1.0, *[0.0] * 20), owner=owner) == []
+    assert hops_of(heard(posteriors(*[0.0] * 20, *[0.9] * 20), owner=owner)) == [26]  # 7 of 10 hops at .9
+
+
+def test_the_release_says_how_long_to_smooth_and_the_owner_goes_before_it() -> None:
+    smoothed = TASK.model_copy(update={"trigger": TASK.trigger.model_copy(update={"smoothing_seconds": 0.1})})
+    scores = posteriors(*[0.9] * 20)
+    assert hops_of(heard(scores, smoothed)) == [6]
+    assert hops_of(heard(scores, smoothed, ListenSettings(smoothing_seconds=0))) == [0]
+
+
+def test_each_label_has_its_own_threshold_and_hysteresis() -> None:
+    owner = ListenSettings(thresholds={"yes": 0.9})
+    assert heard(posteriors(0.89), owner=owner) == []
+    assert len(heard(posteriors(0.9), owner=owner)) == 1
+    assert len(heard(posteriors(0.0, no=0.6), owner=owner)) == 1  # the task's
+    # Released below 0.9 * 0.4 / 0.6 = 0.6.
+    for low, times in ((0.61, 1), (0.59, 2)):
+        assert len(heard(posteriors(0.9, *[low] * 10, 0.9), owner=owner)) == times
+
+
+def test_a_threshold_for_background_reports_no_background() -> None:
+    owner = ListenSettings(thresholds={"background": 0.1, "nobody": 0.1})
+    assert heard(posteriors(*[0.0] * 50), owner=owner) == []
+
+
+@pytest.mark.parametrize("seconds", [(0.0, 0.1), (0.1, 0.0), (0.05, 0.2), (0.2, 0.05)])
+def test_a_word_is_not_reported_twice_if_the_next_release_smooths_otherwise(
+    seconds: tuple[float, float],
 ) -> None:
-    whole = heard(scores)
-    detector = Detector(TASK, 1)
+    first, second = (
+        TASK.model_copy(update={"trigger": TASK.trigger.model_copy(update={"smoothing_seconds": one})})
+        for one in seconds
+    )
+    detector = Detector(first, 1)
+    assert len(detector.feed(posteriors(*[0.9] * 30), ends(30))) == 1
+    assert detector.succeeded_by(second, 2).feed(posteriors(*[0.9] * 50), ends(50, 127)) == []
+
+
+ANY_SCORES = arrays(np.float32, (60, 3), elements=st.floats(0, 1, width=32))
+ANY_OWNER = st.builds(
+    ListenSettings,
+    smoothing_seconds=st.sampled_from([None, 0.0, 0.02, 0.05, 0.3]),
+    thresholds=st.dictionaries(st.sampled_from(LABELS), st.floats(0.05, 0.95)),
+)
+
+
+@given(scores=ANY_SCORES, owner=ANY_OWNER, cuts=st.lists(st.integers(0, 60), max_size=6))
+def test_events_do_not_depend_on_blocks_and_keep_the_rules(
+    scores: NDArray[np.float32], owner: ListenSettings, cuts: list[int]
+) -> None:
+    whole = heard(scores, owner=owner)
+    detector = Detector(TASK, 1, owner)
     in_blocks: list[Event] = []
     at = 0
     for block in np.split(scores, sorted(cuts)):
@@ -122,16 +178,42 @@ def test_events_do_not_depend_on_blocks_and_keep_the_rules(
     assert in_blocks == whole
     hops = hops_of(whole)
     assert all(later - earlier >= 5 for earlier, later in itertools.pairwise(hops))
+    smoothed = detector.memory
     for event, hop in zip(whole, hops, strict=True):
         column = LABELS.index(event.label)
+        means = scores[max(0, hop + 1 - smoothed) : hop + 1].sum(axis=0, dtype=np.float64) / smoothed
         assert event.label != "background"
-        assert scores[hop, column] == scores[hop].max() >= np.float32(0.6)
+        assert means[column] == pytest.approx(means.max(), abs=1e-6)
+        assert means[column] >= owner.thresholds.get(event.label, 0.6) - 1e-6
 
 
-def test_an_event_is_one_line_of_json() -> None:
+@given(before=ANY_SCORES, after=ANY_SCORES, owner=ANY_OWNER)
+def test_a_reset_detector_is_a_new_one(
+    before: NDArray[np.float32], after: NDArray[np.float32], owner: ListenSettings
+) -> None:
+    used = Detector(TASK, 1, owner)
+    used.feed(before, ends(60, 1000))
+    used.reset()
+    assert used.feed(after, ends(60)) == heard(after, owner=owner)
+
+
+@given(scores=ANY_SCORES, owner=ANY_OWNER, at=st.integers(0, 60))
+def test_a_successor_with_the_same_task_goes_on_where_the_first_stopped(
+    scores: NDArray[np.float32], owner: ListenSettings, at: int
+) -> None:
+    first = Detector(TASK, 1, owner)
+    events = first.feed(scores[:at], ends(at))
+    events += first.succeeded_by(TASK, 1).feed(scores[at:], ends(60 - at, 97 + at))
+    assert events == heard(scores, owner=owner)
+
+
+def test_a_line_says_what_it_is_and_when_and_has_an_id_of_its_own() -> None:
     event = Event("نعم", 0.75, 1.0, 2.0, 3)
-    assert "\n" not in event.to_json()
-    assert json.loads(event.to_json()) == {
+    line, again = line_of(event), line_of(event)
+    assert line.pop("id") != again["id"]
+    assert abs(datetime.fromisoformat(str(line.pop("time"))) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert line == {
+        "type": "event",
         "label": "نعم",
         "score": 0.75,
         "start": 1.0,

@@ -1,0 +1,358 @@
+"""Hot swap: one release takes over from another in the middle of a stream, and gives back what it cannot do.
+
+The contract, for `HotSwap`:
+
+1. No hop is lost or scored twice, whatever happens when. Each hop is scored by exactly one release.
+2. A new release is loaded, warmed up, tried on the golden clip and taken through the recent past in the
+   thread that offers it. So its scores are those it would give had it listened from the start.
+3. It then shadows: a thread of its own lets it score the live sound, unheard, for `shadow_seconds`. It takes
+   over if its scores are numbers, if its processor time per hop is within the budget, and if it agrees with
+   the release at work on enough of what both are sure of. The feeding thread never waits for it.
+4. The switch comes between two hops and costs the hops the shadow is behind, 0.2 s of sound where time is
+   short. It does not come inside an open trigger, unless that is open for `wait_seconds`; then it says so.
+5. The release before is kept, warm. It takes back over at once, from the very hop on, if the new one fails or
+   its scores are no numbers, at any time; and if, in the first `watch_seconds`, the new one is too slow or
+   reports far too much. What it has missed it hears again from the recent past.
+6. Of two releases that disagree with the one at work the second takes over: then the odd one is that at work.
+   So does one by which the coordinator restores an older version.
+7. Every outcome is a `Swap` message and a counter.
+
+It does not remember across restarts; `fl_client.listen.trials` does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from common.audio.front_end import SAMPLE_RATE
+from common.errors import DeviceError, FedAudioError
+from common.protocol.release import Release
+from fl_client.listen.counters import Counters
+from fl_client.listen.engine import GRAPH_ERRORS, Frames, not_numbers, unrunnable
+from fl_client.listen.gate import Gate
+from fl_client.listen.golden import check_golden
+from fl_client.listen.limits import SwapLimits
+from fl_client.listen.pipeline import Pipeline
+from fl_client.listen.ring import Ring, Rows
+from fl_client.listen.shadow import Shadow, tops
+from fl_client.listen.watch import Watch
+
+HISTORY = 12 * SAMPLE_RATE
+"""Samples kept at least, from which a new release learns what was just heard."""
+
+SLICE = SAMPLE_RATE // 10
+"""Samples a shadow is given at least in one turn."""
+
+Outcome = Literal["swapped", "refused", "rolled-back"]
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What became of a swap.
+
+    Attributes:
+        from_version, to_version: the release at work before and the one that was to follow it.
+        reason: why, unless all went well.
+        at: stream time, in seconds.
+        gap_seconds: wall time between the hops before and after it.
+        agreement: at so many of the hops at which both were sure they said the same; None if not compared.
+        waited_seconds: how long the release stood ready until no trigger was open.
+    """
+
+    kind: ClassVar[str] = "swap"
+    outcome: Outcome
+    from_version: int
+    to_version: int
+    reason: str = ""
+    at: float = 0.0
+    gap_seconds: float = 0.0
+    agreement: float | None = None
+    waited_seconds: float = 0.0
+
+
+class HotSwap:
+    """The releases that score one stream one after the other. See the contract above.
+
+    One thread feeds it; `offer` may be called by any.
+
+    Args:
+        release: the first.
+        limits: what the following ones must keep to.
+        counters: where swaps, refusals, rollbacks, gaps and gated hops are counted.
+        gate_db: the release at work rests while sound is not so far above the noise floor; None: never.
+
+    Raises:
+        DeviceError: FA-4104, FA-4201, FA-4202, the release cannot be run.
+        AudioError: FA-1008, its front end is impossible.
+    """
+
+    def __init__(
+        self, release: Release, limits: SwapLimits, counters: Counters, gate_db: float | None = None
+    ) -> None:
+        self._gate_db = gate_db
+        self.pipeline = _prepared(release)
+        self.messages: deque[Swap] = deque()
+        self._limits = limits
+        self._counters = counters
+        self._lock = threading.Lock()  # held for a copy of the recent samples at most
+        self._worker = ThreadPoolExecutor(1, "shadow")
+        self._shadow: Shadow | None = None
+        self._previous: Pipeline | None = None
+        self._watch: Watch | None = None
+        self._disagreed = False
+        self._untold: Swap | None = None
+        self._fault: str | None = None
+        self._events = self._events_before = 0
+        self._life = 0
+        self.reset()
+
+    @property
+    def recent(self) -> Ring:
+        """The newest samples; to be read by the feeding thread."""
+        return self._recent
+
+    @property
+    def position(self) -> int:
+        """Samples heard."""
+        return self._recent.end
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether a release is waiting to take over, or has done so and is still watched."""
+        return self._shadow is not None or self._watch is not None
+
+    def offer(self, release: Release) -> None:
+        """Prepare `release` here; then let it shadow the one at work and take over. A later one replaces it.
+
+        Raises:
+            DeviceError: FA-4104, FA-4201, FA-4202; the one at work stays.
+            AudioError: FA-1008.
+        """
+        try:
+            pipeline = _prepared(release, self.pipeline)
+            with self._lock:
+                life, recent = self._life, self._recent.copy()
+            _catch_up(pipeline, recent)
+        except FedAudioError as error:
+            self._refuse(release.version, error.happened)
+            raise
+        with self._lock:
+            if life != self._life:
+                pipeline.start(0)  # what it has heard was forgotten meanwhile
+            self._shadow = self._shadow_of(pipeline)
+
+    def feed(self, samples: Rows, *, is_open: bool) -> tuple[int, Frames]:
+        """Score the next `samples` (n,), by another release than before if one is ready.
+
+        Args:
+            is_open: whether a trigger is open, so that a swap had better wait.
+
+        Returns:
+            Index of the first hop, in the grid of `pipeline`, and scores (hops, labels).
+
+        Raises:
+            Exception: what the release at work raises, if there is none before it.
+        """
+        self._tend(len(samples), is_open)
+        if self._gate is not None:
+            self._gate.feed(samples)
+        scores = self._score(samples)
+        with self._lock:
+            self._recent.append(samples)
+        if len(scores):
+            self._said.append(tops(scores))
+            now = time.perf_counter()
+            self._tell(now)
+            self._heard_at = now
+        return self.pipeline.hop - len(scores), scores
+
+    def sound(self, first: int, last: int) -> Rows:
+        """A copy of the samples `first` to `last`, without those that are gone; the last 12 s are not."""
+        first = max(first, self._recent.begin)
+        return self._recent.since(first)[: max(0, last - first)]
+
+    def reported(self, events: int) -> None:
+        """Note how many events came of what the last `feed` gave."""
+        self._events += events
+        if self._watch is None:
+            return
+        self._fault = self._fault or self._watch.reported(events, self.position)
+        if self._fault is None and self._watch.over(self.position):
+            self._watch = None
+
+    def reset(self) -> None:
+        """Forget the stream and begin at time 0. Releases and messages stay."""
+        with self._lock:
+            shadow, self._life = self._shadow, self._life + 1
+            self._recent = Ring(max(HISTORY, self.pipeline.memory))
+        self._gate = None if self._gate_db is None else Gate(self._gate_db)
+        self.pipeline.start(0)
+        if self._previous is not None:
+            self._previous.start(0)
+        if shadow is not None:
+            shadow.end_turn()
+            shadow.pipeline.start(0)
+            with self._lock:
+                if self._shadow is shadow:
+                    self._shadow = self._shadow_of(shadow.pipeline)
+        self._watch, self._fault = None, None
+        self._events = 0
+        self._heard_at = time.perf_counter()
+        self._begin()
+
+    def _tend(self, incoming: int, is_open: bool) -> None:
+        """Before the next hop: take back, refuse, take over or give the shadow a turn, if it is time to."""
+        if self._fault is not None:
+            self._fall_back(self._fault)
+        shadow = self._shadow
+        if shadow is None or not shadow.idle:
+            return
+        shadow.end_turn()
+        if shadow.fault is not None:
+            self._disagreed |= shadow.disagrees
+            self._withdraw(shadow)
+            self._refuse(shadow.pipeline.release.version, shadow.fault, shadow.agreement)
+            return
+        behind = self.position - shadow.pipeline.position
+        if shadow.ready_at is not None:
+            waited = (self.position - shadow.ready_at) / SAMPLE_RATE
+            is_close = self._limits.shadow_seconds == 0 or behind <= 2 * max(SLICE, incoming)
+            if (is_close and not is_open) or waited >= self._limits.wait_seconds:
+                self._take_over(shadow, waited, is_open)
+                return
+        if behind >= SLICE:
+            shadow.take_turn(self._worker, self._recent, self._said, self._cost)
+
+    def _take_over(self, shadow: Shadow, waited: float, is_open: bool) -> None:
+        pipeline, before = shadow.pipeline, self.pipeline
+        try:
+            _catch_up(pipeline, self._recent)
+        except DeviceError as error:
+            self._withdraw(shadow)
+            self._refuse(pipeline.release.version, error.happened, shadow.agreement)
+            return
+        self._tell(time.perf_counter())
+        self._untold = Swap(
+            "swapped",
+            before.release.version,
+            pipeline.release.version,
+            f"a trigger was open for {waited:.1f} s" if is_open else "",
+            agreement=shadow.agreement,
+            waited_seconds=round(waited, 3),
+        )
+        rate = self._events / max(1.0, self.position / SAMPLE_RATE)
+        self._previous, self._disagreed, self._events_before = before, False, self._events
+        # In this order `on_trial` holds throughout, for whoever asks from another thread.
+        self._watch = Watch(pipeline.task, self._limits, self.position, rate, self._cost)
+        with self._lock:
+            if pipeline.memory > self._recent.capacity:
+                self._recent = self._recent.resized(pipeline.memory)
+            self.pipeline = pipeline
+        self._withdraw(shadow)
+        self._begin()
+
+    def _fall_back(self, reason: str) -> None:
+        """Let the release before take back over, from the next sample on."""
+        failed, before, shadow = self.pipeline, self._previous, self._shadow
+        assert before is not None  # noqa: S101
+        before.catch_up(self._recent)
+        self._events = self._events_before
+        with self._lock:
+            self.pipeline = before
+            if shadow is not None and self._shadow is shadow:
+                shadow.end_turn()
+                self._shadow = self._shadow_of(shadow.pipeline)
+        # Last, so that who sees that the trial is over sees by whom it was won.
+        self._previous, self._watch, self._fault = None, None, None
+        self._tell(time.perf_counter())
+        self._untold = Swap("rolled-back", failed.release.version, before.release.version, reason)
+        self._begin()
+
+    def _score(self, samples: Rows) -> Frames:
+        """Scores of the hops that `samples` complete; by the release before, if the one at work fails."""
+        began = time.thread_time()
+        try:
+            scores = self.pipeline.feed(samples, self._gate)
+        except GRAPH_ERRORS as error:
+            if self._previous is None:
+                raise
+            self._fall_back(f"its graph failed: {_first_line(error)}")
+            return self._score(samples)
+        if self._previous is not None and not np.isfinite(scores).all():
+            self._fall_back("its scores are not numbers")
+            return self._score(samples)
+        seconds = time.thread_time() - began
+        self._counters.gated += self.pipeline.gated
+        if not self.pipeline.gated:  # a rest says nothing of what scoring costs
+            self._seconds += seconds
+            self._hops += len(scores)
+        if self._watch is not None:
+            self._fault = self._watch.scored(len(scores), seconds)
+        return scores
+
+    @property
+    def _cost(self) -> float:
+        """Processor time per hop of the release at work, in seconds."""
+        return self._seconds / max(1, self._hops)
+
+    def _begin(self) -> None:
+        """Take down anew what the release at work says and costs."""
+        hops = HISTORY // self.pipeline.task.front_end.hop
+        self._said = Ring(hops, (2,), self.pipeline.hop)
+        self._seconds, self._hops = 0.0, 0
+
+    def _shadow_of(self, pipeline: Pipeline) -> Shadow:
+        restores = pipeline.release.manifest.restores is not None
+        agreement = 0.0 if restores or self._disagreed else self._limits.agreement
+        return Shadow(pipeline, self.pipeline.task, agreement, self._limits)
+
+    def _withdraw(self, shadow: Shadow) -> None:
+        with self._lock:
+            if self._shadow is shadow:  # else another was offered meanwhile
+                self._shadow = None
+
+    def _refuse(self, version: int, reason: str, agreement: float | None = None) -> None:
+        self._counters.refused += 1
+        at, work = round(self.position / SAMPLE_RATE, 3), self.pipeline.release.version
+        self.messages.append(Swap("refused", work, version, reason, at, agreement=agreement))
+
+    def _tell(self, now: float) -> None:
+        """Tell of the last switch, now that it is known how long it took."""
+        if self._untold is None:
+            return
+        gap, at = now - self._heard_at, round(self.position / SAMPLE_RATE, 3)
+        self.messages.append(replace(self._untold, at=at, gap_seconds=round(gap, 6)))
+        self._counters.swapped(gap, back=self._untold.outcome == "rolled-back")
+        self._untold = None
+
+
+def _prepared(release: Release, like: Pipeline | None = None) -> Pipeline:
+    """A pipeline that has been warmed up and tried on the golden clip."""
+    pipeline = Pipeline(release, like)
+    try:
+        check_golden(pipeline)
+    except GRAPH_ERRORS as error:
+        raise unrunnable(release.version, str(error)) from error
+    return pipeline
+
+
+def _catch_up(pipeline: Pipeline, recent: Ring) -> None:
+    """Let `pipeline` hear what is in `recent`."""
+    version = pipeline.release.version
+    try:
+        scores = pipeline.catch_up(recent)
+    except GRAPH_ERRORS as error:
+        raise unrunnable(version, str(error)) from error
+    if not np.isfinite(scores).all():
+        raise not_numbers(version)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

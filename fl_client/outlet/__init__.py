@@ -1,0 +1,1 @@
+"""What the listener tells, handed on: over HTTP and WebSockets, to a command, to an MQTT broker."""

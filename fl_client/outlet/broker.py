@@ -1,0 +1,231 @@
+"""Publishes to an MQTT broker, and comes back to it however often it goes away."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from common.errors import DeviceError
+from fl_client.outlet.discovery import Topics, discovery, unique_id
+from fl_client.outlet.lines import HEARD, Line
+from fl_client.outlet.settings import MqttSettings
+from fl_client.reports import Report, read_report
+from fl_client.secret_file import read_secret
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessageInfo
+    from paho.mqtt.properties import Properties
+    from paho.mqtt.reasoncodes import ReasonCode
+
+log = logging.getLogger(__name__)
+
+WAITING = 1000
+"""Events that may wait for the broker; more are left out."""
+
+STATE_SECONDS = 1.0
+"""How often the state is looked at; it is published when it has changed."""
+
+LONGEST_PAUSE_SECONDS = 60
+KEEPALIVE_SECONDS = 30
+CONNECT_SECONDS = 3.0
+GOODBYE_SECONDS = 1.0
+
+
+class Broker:
+    """Publishes from `__enter__` to `__exit__`, at least once each (QoS 1). Events wait for a broker that is
+    away; of the state only the newest counts.
+
+    Args:
+        name, coordinator: as in device.toml.
+        listener_status: the listener's report.
+        before: messages from before, the last of which are part of the state.
+
+    Raises:
+        DeviceError: FA-4233, the library for MQTT is missing; FA-4232, FA-4234, the password file;
+            FA-4237, the file of the broker's authority.
+        StorageError: FA-8001.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        name: str,
+        coordinator: str,
+        listener_status: Path,
+        before: Sequence[Line],
+    ) -> None:
+        self._settings = settings
+        self._topics = Topics(settings.prefix, name)
+        self._identity = unique_id(name, coordinator)
+        self._listener_status = listener_status
+        self._latest = {str(line["type"]): line for line in before}
+        self._stop = threading.Event()
+        self._published = b""
+        self._said: set[str] = set()
+        self._online = False
+        self._sent = self._acknowledged = self._left_out = 0
+        self._counting = threading.Lock()
+        self._client = self._make_client()
+
+    def __enter__(self) -> Self:
+        self._client.connect_async(self._settings.host, self._settings.port, KEEPALIVE_SECONDS)
+        self._client.loop_start()
+        self._thread = threading.Thread(target=self._keep_state, name="mqtt-state", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._client.is_connected():
+            # Who leaves in good order must say so itself: the broker tells only of those it has lost.
+            goodbye = self._publish(self._topics.availability, b"offline")
+            with suppress(RuntimeError):
+                goodbye.wait_for_publish(GOODBYE_SECONDS)
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def __call__(self, line: Line) -> None:
+        """Publish an event or alarm; note every message for the state."""
+        self._latest[str(line["type"])] = line
+        if line["type"] not in HEARD:
+            return
+        if self._sent - self._acknowledged < WAITING:
+            self._publish(self._topics.events, _json(line), retain=False)
+        else:
+            self._left_out += 1
+
+    def report(self) -> Report:
+        """What was counted; `mqtt_published` is what the broker has acknowledged."""
+        return {
+            "mqtt_connected": self._client.is_connected(),
+            "mqtt_published": self._acknowledged,
+            "mqtt_waiting": self._sent - self._acknowledged,
+            "mqtt_left_out": self._left_out,
+        }
+
+    def _make_client(self) -> Client:
+        try:
+            from paho.mqtt import client as mqtt
+            from paho.mqtt.enums import CallbackAPIVersion
+        except ImportError as error:
+            raise DeviceError(
+                "FA-4233", "The library for MQTT is missing.", 'Run `pip install "fedaudio[mqtt]"`.'
+            ) from error
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self._identity)
+        client.will_set(self._topics.availability, b"offline", qos=1, retain=True)
+        client.reconnect_delay_set(1, LONGEST_PAUSE_SECONDS)
+        client.max_queued_messages_set(0)  # what waits is bounded here, where it is counted
+        client.connect_timeout = CONNECT_SECONDS
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        if self._settings.username is not None:
+            client.username_pw_set(self._settings.username, _password(self._settings.password_file))
+        if self._settings.tls:
+            client.tls_set_context(_context(self._settings.ca))
+        return client
+
+    def _publish(self, topic: str, payload: bytes, *, retain: bool = True) -> MQTTMessageInfo:
+        """Have something published, now or as soon as there is a broker."""
+        with self._counting:
+            self._sent += 1
+        return self._client.publish(topic, payload, qos=1, retain=retain)
+
+    def _keep_state(self) -> None:
+        while not self._stop.wait(STATE_SECONDS):
+            state = self._state()
+            if self._client.is_connected() and state != self._published:
+                self._published = state
+                self._publish(self._topics.state, state)
+
+    def _state(self) -> bytes:
+        listener = read_report(self._listener_status)
+        return _json({
+            "listening": listener is not None,
+            "version": listener.get("version") if listener else None,
+            "event": self._latest.get("event"),
+            "level": self._latest.get("level"),
+        })  # fmt: skip
+
+    def _on_connect(
+        self,
+        client: Client,
+        userdata: object,
+        flags: ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._say(f"the broker refuses us: {reason}")
+            return
+        log.info("connected to the broker")
+        self._said.clear()
+        self._online = True
+        for topic, config in discovery(self._topics, self._identity, self._settings.discovery_prefix).items():
+            self._publish(topic, _json(config))
+        self._publish(self._topics.state, self._state())
+        self._publish(self._topics.availability, b"online")
+
+    def _on_connect_fail(self, client: Client, userdata: object) -> None:
+        self._say(f"the broker cannot be reached: {sys.exception()}")
+
+    def _on_disconnect(
+        self,
+        client: Client,
+        userdata: object,
+        flags: DisconnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if self._online and not self._stop.is_set():
+            self._say(f"the broker was lost: {reason}")
+        self._online = False
+
+    def _on_publish(
+        self, client: Client, userdata: object, number: int, reason: ReasonCode, properties: Properties
+    ) -> None:
+        with self._counting:
+            self._acknowledged += 1
+
+    def _say(self, trouble: str) -> None:
+        """Each trouble once until the next connection: tries go on for as long as it takes."""
+        if trouble not in self._said:
+            self._said.add(trouble)
+            log.warning("%s; it is tried again, every %d s in the end", trouble, LONGEST_PAUSE_SECONDS)
+
+
+def _password(file: str | None) -> str | None:
+    if file is None:
+        return None
+    password = read_secret(Path(file))
+    if password is None:
+        raise DeviceError(
+            "FA-4234",
+            f"There is no {file}, which should hold the password for the broker.",
+            "Write the password into it, with mode 0600, or correct `password_file` in device.toml.",
+        )
+    return password
+
+
+def _context(authority: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except OSError as error:
+        raise DeviceError(
+            "FA-4237",
+            f"{authority} is no file with the broker's authority: {error.strerror or error}.",
+            "Correct `ca` in device.toml: a file with certificates in PEM form.",
+        ) from error
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()

@@ -1,0 +1,280 @@
+"""What the owner says about events becomes clips, and clips become part of a round."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import soundfile
+
+from common.data.clips import Clips
+from common.data.features import load_features
+from common.errors import DeviceError, FedAudioError
+from common.privacy.units import units_of
+from common.protocol.plan import parse_plan
+from fl_client.device_clips import delete_clips
+from fl_client.feedback import Feedback, give_feedback
+from fl_client.heard import HeardFolder
+from fl_client.home import DeviceHome
+from fl_client.listen.events import Event, EventLog
+from fl_client.material import labelled_clips, self_labelled_clips
+from tests.fl_client.kept_sounds import (
+    SOUND,
+    allow,
+    clips_from,
+    clips_in_a_round,
+    install,
+    keep,
+    keep_window,
+)
+from tests.fl_client.test_training_process import TASK, order
+from tests.processes import ROOT
+
+
+@pytest.fixture
+def kitchen(device: DeviceHome) -> DeviceHome:
+    install(device, "high", "low", "background")
+    return device
+
+
+def test_right_makes_a_clip_of_the_very_sound(kitchen: DeviceHome) -> None:
+    event = keep(kitchen)
+    assert give_feedback(kitchen, event, "right") == Feedback(event, "high", "right", "high")
+    (file,) = clips_from(kitchen, event)
+    sound, rate = soundfile.read(file, dtype="int16")
+    np.testing.assert_array_equal(sound, SOUND)
+    assert rate == 16_000
+    assert file.parent.name == "high"
+    assert file.stat().st_mode & 0o777 == 0o600
+    line = json.loads(kitchen.feedback.read_text())
+    assert (line["event"], line["verdict"], line["label"]) == (event, "right", "high")
+    assert kitchen.feedback.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_last_event_is_meant_and_no_other_message(kitchen: DeviceHome) -> None:
+    keep(kitchen, "low")
+    event = keep(kitchen, "high")
+    with kitchen.events.open("a") as log:
+        log.write(json.dumps({"type": "level", "id": "0" * 16}) + "\n" + '{"type": "event", "id": "to')
+    assert give_feedback(kitchen, "last", "right").event == event
+
+
+def test_another_word_replaces_the_first(kitchen: DeviceHome) -> None:
+    event = keep(kitchen)
+    for verdict, label in (
+        ("right", "high"),
+        ("low", "low"),
+        ("label:high", "high"),
+        ("wrong", "background"),
+    ):
+        assert give_feedback(kitchen, event, verdict).label == label
+        assert [file.parent.name for file in clips_from(kitchen, event)] == [label]
+    give_feedback(kitchen, event, "right", speaker="anna")
+    (clip,) = [clip for clip in Clips.load(kitchen.clips) if clip.group == event]
+    assert (clip.label, clip.speaker) == ("high", "anna")
+    assert len(kitchen.feedback.read_text().splitlines()) == 5
+
+
+def test_wrong_is_not_used_where_the_task_has_no_label_for_nothing(device: DeviceHome) -> None:
+    install(device, "high", "low", "silence")
+    event = keep(device)
+    give_feedback(device, event, "right")
+    assert give_feedback(device, event, "wrong").label is None
+    assert clips_from(device, event) == []
+    assert not list(device.cache.glob("*.npy"))
+
+
+def test_a_wrong_event_is_best_an_unknown_word(device: DeviceHome) -> None:
+    install(device, "high", "background", "_unknown_")
+    assert give_feedback(device, keep(device), "wrong").label == "_unknown_"
+
+
+@pytest.mark.parametrize(
+    ("labels", "verdict", "code"),
+    [
+        (("high", "low"), "hihg", "FA-4252"),
+        (("high", "low"), "../low", "FA-4252"),
+        (("high", "right"), "right", "FA-4253"),
+        (("low", "lower"), "right", "FA-4252"),
+    ],
+)
+def test_a_word_that_is_no_verdict(
+    device: DeviceHome, labels: tuple[str, ...], verdict: str, code: str
+) -> None:
+    install(device, *labels)
+    event = keep(device)
+    with pytest.raises(DeviceError) as caught:
+        give_feedback(device, event, verdict)
+    assert caught.value.code == code
+    assert clips_from(device, event) == []
+    assert not device.feedback.exists()
+    if verdict == "hihg":
+        assert "'high'" in caught.value.remedy
+
+
+def test_a_label_that_is_spelled_like_a_verdict_can_be_named(device: DeviceHome) -> None:
+    install(device, "high", "right")
+    assert give_feedback(device, keep(device), "label:right").label == "right"
+    assert give_feedback(device, keep(device, "right"), "right").label == "right"
+
+
+def test_events_that_cannot_be_judged(kitchen: DeviceHome) -> None:
+    def code(event: str, home: DeviceHome = kitchen, speaker: str | None = None) -> str:
+        with pytest.raises(FedAudioError) as caught:
+            give_feedback(home, event, "right", speaker)
+        return caught.value.code
+
+    assert code("last") == "FA-4251"
+    unkept = EventLog(kitchen.events)(Event("high", 0.9, 1.0, 1.25, 1))
+    assert code(str(unkept)) == code("last") == "FA-4250"
+    assert code("../../../etc/passwd") == code("f" * 16) == "FA-4251"
+    assert code(keep_window(kitchen, 1, 0.99)) == "FA-4251"
+    event = keep(kitchen)
+    assert code(event, speaker="../anna") == "FA-2006"
+    sound = HeardFolder(kitchen.heard).sound(event)
+    sound.write_bytes(sound.read_bytes()[:1_000])
+    assert code(event) == "FA-4250"
+    assert clips_from(kitchen, event) == []
+
+
+def test_no_model_no_labels(device: DeviceHome) -> None:
+    with pytest.raises(DeviceError) as caught:
+        give_feedback(device, keep(device), "right")
+    assert caught.value.code == "FA-4254"
+
+
+def test_many_words_at_a_time_leave_one_clip(kitchen: DeviceHome) -> None:
+    event = keep(kitchen)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: give_feedback(kitchen, event, ("high", "low", "wrong")[n % 3]), range(24)))
+    last = json.loads(kitchen.feedback.read_text().splitlines()[-1])
+    assert [file.parent.name for file in clips_from(kitchen, event)] == [last["label"]]
+
+
+FLICKER = """
+import sys
+from pathlib import Path
+from fl_client.feedback import give_feedback
+from fl_client.home import DeviceHome
+
+print("ready", flush=True)
+for number in range(1_000_000):
+    give_feedback(DeviceHome(Path(sys.argv[1])), sys.argv[2], ("high", "low", "wrong", "right")[number % 4])
+"""
+
+
+def test_a_kill_at_any_moment_leaves_one_whole_clip_or_none(kitchen: DeviceHome) -> None:
+    event = keep(kitchen)
+    for milliseconds in (1, 4, 9, 17):
+        child = subprocess.Popen(
+            [sys.executable, "-c", FLICKER, str(kitchen.root), event], stdout=subprocess.PIPE, cwd=ROOT
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(milliseconds / 1000)
+        child.kill()
+        child.communicate()
+        files = clips_from(kitchen, event)
+        assert len(files) <= 1
+        for file in files:
+            np.testing.assert_array_equal(soundfile.read(file, dtype="int16")[0], SOUND)
+    give_feedback(kitchen, event, "low")
+    assert [file.parent.name for file in clips_from(kitchen, event)] == ["low"]
+    assert clips_in_a_round(kitchen, 1) == 7
+
+
+def test_the_clip_counts_in_the_next_round(kitchen: DeviceHome) -> None:
+    before = clips_in_a_round(kitchen, 1)
+    event = keep(kitchen)
+    give_feedback(kitchen, event, "low")
+    assert clips_in_a_round(kitchen, 2) == before + 1
+    clips = Clips.load(kitchen.clips)
+    data = load_features(clips, TASK, kitchen.cache)
+    index = next(number for number, clip in enumerate(clips) if clip.group == event)
+    assert data.labels[data.clip_index == index].tolist() == [TASK.labels.index("low")]
+    delete_clips(kitchen, [event])
+    assert clips_in_a_round(kitchen, 3) == before
+
+
+def test_each_event_is_a_recording_of_its_own(kitchen: DeviceHome) -> None:
+    events = [keep(kitchen, sound=np.roll(SOUND, shift)) for shift in range(3)]
+    for event in events:
+        give_feedback(kitchen, event, "right")
+    judged = Clips.load(kitchen.clips).filter(lambda clip: clip.group in events)
+    assert len(units_of(load_features(judged, TASK, kitchen.cache), "recording")) == 3
+
+
+def test_who_was_heard_must_be_known_where_speakers_are_protected(kitchen: DeviceHome) -> None:
+    unnamed, named = keep(kitchen), keep(kitchen, sound=SOUND[::-1].copy())
+    give_feedback(kitchen, unnamed, "right")
+    give_feedback(kitchen, named, "right", speaker="anna")
+    keep_window(kitchen, 1, 0.99)
+    allow(kitchen, self_training=True)
+    private = {"noise_multiplier": 1.0, "delta": 1e-5, "unit": "speaker", "units": 10}
+    plan = parse_plan(order(privacy=private))
+    clips = labelled_clips(kitchen, plan)
+    assert [clip.group for clip in clips if clip.group in (named, unnamed)] == [named]
+    assert len(self_labelled_clips(kitchen, plan, 100)) == 0
+
+
+class TestSelfTraining:
+    """Windows that nobody has labelled."""
+
+    def names(self, home: DeviceHome, labelled: int = 100, **changes: object) -> list[str | None]:
+        return [clip.group for clip in self_labelled_clips(home, parse_plan(order(**changes)), labelled)]
+
+    def test_none_is_used_unless_the_owner_says_so(self, kitchen: DeviceHome) -> None:
+        keep_window(kitchen, 1, 0.99)
+        assert self.names(kitchen) == []
+        allow(kitchen, self_training=False)
+        assert self.names(kitchen) == []
+
+    def test_the_surest_are_used_to_their_share(self, kitchen: DeviceHome) -> None:
+        allow(kitchen, self_training=True, least_score=0.9, share=0.5)
+        scores = (0.95, 0.89, 0.99, 0.92)
+        names = [keep_window(kitchen, number, score) for number, score in enumerate(scores)]
+        keep_window(kitchen, 9, 0.99, label="strange")
+        keep(kitchen)
+        assert self.names(kitchen) == [names[2], names[0], names[3]]
+        assert self.names(kitchen, labelled=5) == [names[2], names[0]]
+        assert self.names(kitchen, labelled=1) == []
+
+    def test_what_the_owner_has_judged_is_not_guessed(self, kitchen: DeviceHome) -> None:
+        allow(kitchen, self_training=True)
+        event = keep(kitchen)
+        name = keep_window(kitchen, 1, 0.99, event=event)
+        assert self.names(kitchen) == [name]
+        give_feedback(kitchen, event, "wrong")
+        with kitchen.feedback.open("a") as log:
+            log.write('{"torn by a power c')
+        assert self.names(kitchen) == []
+
+    def test_they_are_trained_on_and_never_measured_with(self, kitchen: DeviceHome) -> None:
+        allow(kitchen, self_training=True, share=1.0)
+        plain = clips_in_a_round(kitchen, 1), clips_in_a_round(kitchen, 2, kind="evaluate", holdout=0.5)
+        for number in range(4):
+            keep_window(kitchen, number, 0.99)
+        half = HeardFolder(kitchen.heard).sound(f"{0:016x}")
+        half.write_bytes(half.read_bytes()[:1_000])
+        guessed = clips_in_a_round(kitchen, 3), clips_in_a_round(kitchen, 4, kind="evaluate", holdout=0.5)
+        assert guessed == (plain[0] + 3, plain[1])
+        held = clips_in_a_round(kitchen, 5, holdout=0.5)
+        assert held == plain[0] - plain[1] + 3
+
+    def test_nothing_stays_of_windows_that_have_grown_too_old(self, kitchen: DeviceHome) -> None:
+        allow(kitchen, self_training=True, share=1.0)
+        for number in range(3):
+            keep_window(kitchen, number, 0.99)
+        clips_in_a_round(kitchen, 1)
+        assert "heard" in "".join(file.read_text() for file in kitchen.cache.glob("*.json"))
+        assert HeardFolder(kitchen.heard).trim(1e9, 1e-9) == 0
+        clips_in_a_round(kitchen, 2)
+        (table,) = kitchen.cache.glob("*.json")
+        assert "heard" not in table.read_text()
+        assert [file.stem for file in kitchen.cache.glob("*.npy")] == [table.stem]
