@@ -36,7 +36,8 @@ def plan(
     clips: Annotated[int, typer.Option(help="That one device trains on.")],
     unit: Annotated[Unit, typer.Option(help="privacy.unit: what one epsilon protects.")] = "clip",
     units: Annotated[
-        int | None, typer.Option(help="That one device has; its clips, if these are the unit.")
+        int | None,
+        typer.Option(help="privacy.units: how many one device is taken to have; 0: as many as its clips."),
     ] = None,
     epsilon: Annotated[float, typer.Option(help="What a device may spend in all its rounds.")] = 8.0,
     delta: Annotated[float, typer.Option(help="The same.")] = 1e-5,
@@ -66,7 +67,7 @@ def plan(
     What is not given of recipe and task is as in a coordinator made with --dp.
     """
     from common.privacy.forecast import Schedule, foresee
-    from common.protocol.plan import PRIVATE_RECIPE
+    from common.protocol.plan import PRIVATE_RECIPE, Privacy
     from fl_server.settings import PRIVATE_ARCHITECTURE
 
     names = [f"label {number}" for number in range(labels)]
@@ -74,13 +75,14 @@ def plan(
     task = parse_settings(Task, {"labels": names, **model}, "The options")
     batch = PRIVATE_RECIPE.batch_size if batch is None else batch
     trained = trained or PRIVATE_RECIPE.trained
-    a_round = steps if steps is not None else PRIVATE_RECIPE.steps or 1
-    if steps is None and epochs is not None:
-        a_round = epochs * -(-clips // max(1, batch))
     if units is None and unit != "clip":
         raise TrainingError("FA-7030", f"How many {unit}s a device has is not said.", "Give --units.")
-    count = clips if units is None else units
-    schedule = Schedule(count, batch, a_round, rounds, cohort, delta, unit)
+    count = (Privacy().units if units is None else units) or clips
+    a_round = steps if steps is not None else PRIVATE_RECIPE.steps or 1
+    if steps is None and epochs is not None:
+        a_round = epochs * -(-count // max(1, batch))
+    held = clips if unit == "clip" else None
+    schedule = Schedule(count, batch, a_round, rounds, cohort, delta, unit, held)
     is_warm = trained == "head" if warm is None else warm
     forecast = foresee(schedule, epsilon, task, trained, "warm" if is_warm else "scratch", parameters)
     advice = _advice(forecast)
@@ -96,6 +98,8 @@ def plan(
 
 def _advice(forecast: Forecast) -> str:
     planned, head = forecast.planned, forecast.head
+    if forecast.cost.delta >= 1:
+        return "The plan promises nothing: a delta of 1 says so. Take a smaller epsilon."
     if planned.outlook == "much":
         return "The plan is sound. Try it with `fedaudio simulate` before devices spend anything on it."
     if head.outlook != "nothing" and head.of_run > planned.of_run:
@@ -112,9 +116,11 @@ def _advice(forecast: Forecast) -> str:
 
 def _print_cost(forecast: Forecast) -> None:
     at, cost, (closest, accountant) = forecast.schedule, forecast.cost, forecast.closest
+    held = at.held or at.units
     typer.echo(
         f"{at.rounds} rounds of {at.cohort} devices. In each, a device takes {at.steps} "
-        f"step{'s' * (at.steps > 1)}, on about {min(at.batch, at.units)} of its {at.units} {at.unit}s.\n"
+        f"step{'s' * (at.steps > 1)}, on about {at.rate * held:.0f} of its {held} {at.unit}s, "
+        f"as if it had {at.units} (privacy.units).\n"
         f"Noise multiplier {cost.noise_multiplier:g}: epsilon {cost.epsilon:.2f} at delta {cost.delta:g}, "
         f"by {cost.accountant}, which ledgers count."
     )

@@ -11,21 +11,26 @@ from common.protocol.answer import PrivacySpent
 from common.protocol.plan import Plan
 from fl_client.account import Account, Cost, Entry, State
 from fl_client.ledger import Ledger
-from fl_client.policy import load_policy
+from fl_client.policy import Policy, load_policy
 
 
 class Books:
     """The ledger, for one order.
 
     Args:
-        policy: file of what the owner agrees to. It is read at the last moment: clips may take long to load,
-            and what was forbidden meanwhile must not be done.
+        policy: file of what the owner agrees to. It is read again at the last moment: clips may take long to
+            load, and privacy that was asked for meanwhile must be given.
+        before: what the owner agreed to when the order came, which holds too: a file that is being written
+            anew may say nothing for a moment.
         digest: SHA-256 of the plan's body.
         clips: all that the device has.
     """
 
-    def __init__(self, ledger: Ledger, policy: Path, plan: Plan, digest: str, clips: Clips) -> None:
+    def __init__(
+        self, ledger: Ledger, policy: Path, before: Policy, plan: Plan, digest: str, clips: Clips
+    ) -> None:
         self._ledger, self._policy, self._plan, self._digest = ledger, policy, plan, digest
+        self._before = before
         names = sorted(f"{clip.label}/{clip.path.name}" for clip in clips)
         self._clips = sha256("\n".join(names).encode())
         self._reserved: Cost | None = None
@@ -40,7 +45,8 @@ class Books:
         """
 
         def agreed(account: Account) -> Entry:
-            load_policy(self._policy).check_privacy(self._plan)
+            for policy in (self._before, load_policy(self._policy)):
+                policy.check_privacy(self._plan)
             return self._entry("exact")
 
         self._ledger.write(agreed)
@@ -63,9 +69,9 @@ class Books:
         )
 
         def agreed(account: Account) -> Entry:
-            policy = load_policy(self._policy)
-            policy.check_privacy(self._plan)
-            policy.check_cost(account, cost)
+            for policy in (self._before, load_policy(self._policy)):
+                policy.check_privacy(self._plan)
+                policy.check_cost(account, cost)
             return self._entry("reserved", cost)
 
         self._ledger.write(agreed)

@@ -22,6 +22,7 @@ from fl_client.home import DeviceHome
 from fl_client.kept import load_kept, save_kept
 from fl_client.ledger import Ledger
 from fl_client.material import labelled_clips, self_labelled_clips
+from fl_client.policy import load_policy
 from fl_client.refusing import refuse
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def answer_order(
         ledger: that is told of all that its clips are used for, before they are.
     """
     try:
-        plan = parse_plan(plan_data)
+        plan, policy = parse_plan(plan_data), load_policy(home.policy)
         algorithm, trainer = ALGORITHMS[plan.recipe.algorithm], _trainer(plan.task)
         order = decode_weights(weights_data, algorithm.order_schema(trainer.schema))
         background = home.cache / "background"
@@ -60,7 +61,7 @@ def answer_order(
         for file, reason in features.skipped:
             log.warning("%s is not used: %s", file, reason)
         private = plan.privacy is not None
-        books = Books(ledger, home.policy, plan, sha256(plan_data), clips)
+        books = Books(ledger, home.policy, policy, plan, sha256(plan_data), clips)
         if plan.kind == "evaluate" or not private:
             books.note_exact()
         done = trainer.answer(

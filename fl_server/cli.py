@@ -96,7 +96,8 @@ def init(
         "task": {"labels": split_list(labels), "clip_seconds": clip_seconds, "architecture": chosen},
         "rounds": {"min_devices": 2, "wait_seconds": 120},
     }
-    document |= {"privacy": Privacy().model_dump()} if dp else {"recipe": {"epochs": 2}}
+    if dp:
+        document["privacy"] = Privacy().model_dump()
     settings = parse_settings(ServerSettings, document, "the command line")
     secret = new_passphrase(passphrase_file, "the coordinator's keys", ask=passphrase)
     coordinator = initialise(

@@ -87,6 +87,9 @@ def initialise(
     if body is not None:
         write_atomic(home.warm_start, encode_weights(body))
     document = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    if settings.privacy is not None:
+        # Its defaults are others there; written out, they can be seen, and stay.
+        document["recipe"] = settings.recipe.model_dump(mode="json", exclude_none=True)
     write_atomic(home.config, (_HEADER + tomli_w.dumps(document)).encode())
     return pin
 

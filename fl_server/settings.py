@@ -124,13 +124,22 @@ class ReleaseRules(Settings):
 
 
 def with_default_recipe(document: object) -> object:
-    """Settings before they are checked, with what their recipe leaves open where there is privacy."""
+    """Settings before they are checked, with what their recipe leaves open where there is privacy.
+
+    Of `PRIVATE_RECIPE`, no part is taken that something given would not go with: its one step beside epochs,
+    its learning rate beside another optimiser, and nothing for algorithms that it is not made for.
+    """
     if not isinstance(document, Mapping) or document.get("privacy") is None:
         return document
     given = document.get("recipe", {})
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping) or given.get("algorithm", "fedavg") not in {"fedavg", "fedprox"}:
         return document
-    return {**document, "recipe": _completed(given, PRIVATE_RECIPE.model_dump(exclude_unset=True))}
+    defaults = PRIVATE_RECIPE.model_dump(exclude_unset=True)
+    if "epochs" in given:
+        del defaults["steps"]
+    if given.get("optimizer", PRIVATE_RECIPE.optimizer) != PRIVATE_RECIPE.optimizer:
+        del defaults["learning_rate"]
+    return {**document, "recipe": _completed(given, defaults)}
 
 
 def _completed(given: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:

@@ -48,7 +48,7 @@ LARGEST_MODEL = 2**32
 def privacy_spent(privacy: Privacy, sampling_rate: float, steps: int) -> PrivacySpent:
     """The cost of `steps` steps, each on a Poisson sample of the units at `sampling_rate` (0..1].
 
-    The number of clips is taken as public: a device's report states it.
+    The rate is public, a device's report states it: it tells the number of clips where `privacy.units` is 0.
 
     Raises:
         TrainingError: FA-7005, the noise is below `LEAST_NOISE`, or no epsilon can be computed.

@@ -5,7 +5,7 @@ gradients no longer than the clipping norm, one for each unit of a batch, adds n
 divides by the batch. A round adds up the steps of a device and averages the cohort. In clipping norms, over
 all parameters:
 
-    largest signal    steps
+    largest signal    steps * units it has / units it is taken to have
     noise             noise_multiplier * sqrt(parameters * steps / cohort) / batch
 
 Several rounds are like more steps. The ratio of the two is that of one parameter as well, if the signal is
@@ -47,6 +47,9 @@ NEEDED: Mapping[Start, tuple[float, float]] = {"warm": (1.0, 3.0), "scratch": (3
 """Signal to noise of all rounds together from which a quarter is learnt of what would be without noise, and
 two thirds. Seen on one task (docs/privacy.md); others will differ."""
 
+MOST_UNITS = 1_000_000
+"""As in `Privacy.units`."""
+
 EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 _TOO_SMALL = {
@@ -85,13 +88,15 @@ class Schedule:
     """What one device does in all the rounds it takes part in.
 
     Args:
-        units: clips, recordings or speakers it trains on, whatever one epsilon protects one of.
+        units: clips, recordings or speakers, whatever one epsilon protects one of, that it is taken to have
+            (`Privacy.units`): they decide what it costs.
         batch: units expected in a step.
         steps: in one round.
         rounds: it takes part in.
         cohort: devices whose updates are averaged in a round.
         delta: of all rounds together.
         unit: what is counted.
+        held: units that it really has; `units` if not given.
 
     Raises:
         TrainingError: FA-7030, one of them makes no sense.
@@ -104,11 +109,17 @@ class Schedule:
     cohort: int
     delta: float = 1e-5
     unit: Unit = "clip"
+    held: int | None = None
 
     def __post_init__(self) -> None:
         for name, too_small in _TOO_SMALL.items():
             if (count := getattr(self, name)) < 1:
                 raise _senseless(too_small.format(count), "Give 1 or more.")
+        if self.units > MOST_UNITS or (self.held is not None and self.held < 1):
+            raise _senseless(
+                f"No device has {self.units if self.held is None else self.held} {self.unit}s.",
+                f"Give 1 to {MOST_UNITS:,}.",
+            )
         if not 0 < self.delta < 0.1:
             raise _senseless(f"A delta of {self.delta:g} is not between 0 and 0.1.", "1e-5 is usual.")
 
@@ -160,11 +171,13 @@ class Schedule:
             raise _senseless(f"A model of {parameters} parameters has nothing to train.", "Give 1 or more.")
         spread = math.sqrt(parameters * self.steps / self.cohort)
         noise = noise_multiplier * spread / min(self.batch, self.units)
-        of_round = self.steps / noise
+        # A step divides by the units it expects of those a device is taken to have, and adds up real ones.
+        signal = self.steps * (self.held or self.units) / self.units
+        of_round = signal / noise
         of_run = of_round * math.sqrt(self.rounds)
         little, much = NEEDED[start]
         outlook: Outlook = "much" if of_run >= much else "little" if of_run >= little else "nothing"
-        return Prospect(parameters, start, self.steps, noise, of_round, of_run, outlook)
+        return Prospect(parameters, start, signal, noise, of_round, of_run, outlook)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from common.models.registry import build_model
 from common.models.weights import get_weights, set_weights
 from common.privacy.secure_random import SecureRandom
 from common.protocol.answer import PrivacySpent, Report
-from common.protocol.plan import Plan, Privacy, Recipe
+from common.protocol.plan import PRIVATE_RECIPE, Plan, Privacy, Recipe
 from common.protocol.tensors import Schema, Weights, schema_of
 from common.task import Task
 from common.training.metrics import evaluate
@@ -153,7 +153,8 @@ def train_local(
     Raises:
         TrainingError: as `common.training.trainer.train`, FA-7001 architecture, FA-7002 weights.
     """
-    task, recipe = task or Task(labels=clips.labels), recipe or Recipe()
+    task = task or Task(labels=clips.labels)
+    recipe = recipe or (Recipe() if privacy is None else PRIVATE_RECIPE)
     generator = torch.Generator().manual_seed(seed_of(seed))
     model = build_model(task, generator)
     if weights is not None:

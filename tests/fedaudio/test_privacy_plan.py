@@ -24,6 +24,8 @@ ARABIC = [
     "1",
     "--rounds",
     "60",
+    "--units",
+    "60",
     "--trained",
     "all",
     "--architecture",
@@ -91,6 +93,7 @@ def test_a_head_from_scratch_and_all_of_a_warm_model_can_be_asked_about() -> Non
         (["--clips", "60", "--epsilon", "0.001", "--rounds", "1000000"], "FA-7031"),
         (["--clips", "60", "--architecture", "tc-steam"], "FA-7001"),
         (["--clips", "60", "--width", "1"], "FA-6003"),
+        (["--clips", "60", "--units", "2000000"], "FA-7030"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_code(options: list[str], code: str) -> None:
@@ -119,3 +122,12 @@ def test_the_default_is_the_recipe_of_a_coordinator_made_with_dp() -> None:
     assert told["cost"]["noise_multiplier"] == pytest.approx(Privacy().noise_multiplier, rel=0.01)
     assert (told["schedule"]["steps"], told["cost"]["sampling_rate"]) == (1, 1.0)
     assert told["planned"] == told["head"]
+
+
+def test_what_it_costs_hangs_on_the_units_a_device_is_taken_to_have() -> None:
+    """As on the device: with thirty thousand clips it still takes all of a hundred into each step."""
+    few, many = (json.loads(plan("--clips", clips, "--json")) for clips in ("60", "30000"))
+    assert few["cost"] == many["cost"]
+    assert many["planned"]["of_run"] == pytest.approx(few["planned"]["of_run"] * 30000 / 60)
+    real = json.loads(plan("--clips", "30000", "--units", "30000", "--json"))
+    assert real["cost"]["sampling_rate"] == pytest.approx(4096 / 30000)

@@ -9,6 +9,7 @@ from common.errors import ConfigError, DeviceError
 from common.privacy.accounting import privacy_spent
 from common.protocol.plan import Plan
 from fl_client.books import Books
+from fl_client.policy import load_policy
 from tests.fl_client.made_identity import Authority, Made
 
 AUTHORITY = Authority.make()
@@ -17,7 +18,8 @@ PRIVATE = AUTHORITY.plan_for(privacy={"noise_multiplier": 1.0})
 
 
 def books(made: Made, plan: Plan) -> Books:
-    return Books(made.ledger, made.home.policy, plan, "ab" * 32, Clips([]))
+    policy = made.home.policy
+    return Books(made.ledger, policy, load_policy(policy), plan, "ab" * 32, Clips([]))
 
 
 def reserve(of: Books) -> None:
@@ -53,6 +55,18 @@ def test_what_is_forbidden_while_clips_are_read_is_not_spent(made: Made, rule: s
         reserve(private)
     made.home.policy.write_text("maximum_epsilon = [")
     with pytest.raises(ConfigError, match="FA-6002"):
+        reserve(private)
+    assert states(made) == []
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_was_forbidden_before_is_not_spent_while_the_file_is_written_anew(
+    made: Made, is_there: bool
+) -> None:
+    made.home.policy.write_text("maximum_epsilon = 0.01")
+    private = books(made, PRIVATE)
+    made.home.policy.write_text("") if is_there else made.home.policy.unlink()
+    with pytest.raises(DeviceError, match="FA-4034"):
         reserve(private)
     assert states(made) == []
 
