@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from common.data.clips import AUDIO_SUFFIXES
+from common.data.clips import sound_files
 from common.errors import AudioError, DeviceError
 from common.files import write_atomic
 from common.settings import load_settings
@@ -78,7 +78,7 @@ def _newest(place: DeviceHome) -> Release:
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+            yield from sound_files(path.rglob("*"))
         else:
             yield path
 
@@ -121,7 +121,7 @@ def _document(release: Release, found: Calibration, written: Path | None) -> dic
         "per_hour": round(found.per_hour, 4),
         "at_most_per_hour": round(found.at_most, 4),
         "hours_needed": round(found.hours_needed, 4),
-        "enough": found.hours >= found.hours_needed,
+        "enough": found.is_enough,
         "labels": labels,
         "written": None if written is None else str(written),
     }
@@ -136,10 +136,11 @@ def _lines(release: Release, found: Calibration, written: Path | None) -> Iterat
         f"Together {found.total} false accepts: {found.per_hour:.2f} an hour, "
         f"and at 95 % no more than {found.at_most:.2f}."
     )
-    if found.hours < found.hours_needed:
+    if not found.is_enough:
         yield (
             f"That is too little sound to promise {found.wish:g} an hour: "
-            f"it takes {found.hours_needed:.1f} hours without a false accept."
+            f"it takes {found.hours_needed:.1f} hours without a false accept. "
+            "So no threshold was put below the release's own."
         )
     if written is None:
         yield "Nothing was changed."

@@ -64,7 +64,17 @@ class Calibration:
     @property
     def hours_needed(self) -> float:
         """Hours without any false accept that would show the wish to be met, at 95 %."""
-        return poisson_bound(0) / self.wish
+        return hours_needed(self.wish)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether so much was heard that the wish can be shown to be met."""
+        return self.hours >= self.hours_needed
+
+
+def hours_needed(wish: float) -> float:
+    """As of `Calibration`, for `wish` false accepts an hour."""
+    return poisson_bound(0) / wish
 
 
 def poisson_bound(count: int) -> float:
@@ -145,7 +155,8 @@ def calibrate(negatives: Negatives, wish: float) -> Calibration:
 
     One threshold for all labels is found first. Then each label's is lowered as long as no false accept
     comes of it, so that a label that nothing resembles is heard easily. None gets below the trigger's
-    `release`: what scores less does not count as heard, whatever the recordings lack.
+    `release`: what scores less does not count as heard, whatever the recordings lack. Nor does any get below
+    its `threshold` unless there is enough sound to show that the wish is met: silence proves nothing.
 
     Raises:
         DeviceError: FA-4221, nothing was heard, FA-4223, no threshold is high enough.
@@ -156,7 +167,8 @@ def calibrate(negatives: Negatives, wish: float) -> Calibration:
             "FA-4221", "There is no sound to calibrate with.", "Name files or folders of sound."
         )
     allowed = math.floor(wish * hours)
-    grid = _grid(negatives.task.trigger.release)
+    trigger = negatives.task.trigger
+    grid = _grid(trigger.release if hours >= hours_needed(wish) else trigger.threshold)
     common = None
     for threshold in grid:
         if negatives.events(dict.fromkeys(negatives.labels, threshold)).total() > allowed:
@@ -186,4 +198,4 @@ def _grid(lowest: float) -> list[float]:
     """Thresholds to try, from the highest down to `lowest`."""
     end = math.log(lowest / (1 - lowest))
     logits = np.arange(HIGHEST_LOGIT, end, -STEP)
-    return [*(round(float(1 / (1 + np.exp(-logit))), 4) for logit in logits), lowest]
+    return [*(max(lowest, round(float(1 / (1 + np.exp(-logit))), 4)) for logit in logits), lowest]

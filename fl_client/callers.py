@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import DeviceError, FedAudioError
 from fl_client.secret_file import read_secret
+
+log = logging.getLogger(__name__)
 
 SUBPROTOCOL = "fedaudio"
 """What a WebSocket speaks, and before a dot and the token a second name it may offer: browsers cannot send
@@ -36,8 +40,9 @@ class Callers:
     """Tells requests of the owner's programs from those of web pages and strangers.
 
     A web page in the owner's browser can reach loopback: so nothing is answered that names another origin, or
-    that calls this machine by a name of the page's choosing (DNS rebinding). A token is asked for wherever
-    there is one; without one, only loopback is served.
+    that calls this machine by a name of the page's choosing (DNS rebinding). An address is no such name: the
+    connection's own is always right. A token is asked for wherever there is one; without one, only loopback
+    is served.
 
     Args:
         host: address that is listened on.
@@ -49,13 +54,17 @@ class Callers:
     token: Path | None
     names: tuple[str, ...] = ()
 
-    def objection(self, headers: Headers) -> Objection | None:
-        """What speaks against a request with these headers, their names in lower case."""
+    def objection(self, headers: Headers, address: str | None) -> Objection | None:
+        """What speaks against a request with these headers, their names in lower case.
+
+        Args:
+            address: our end of its connection; None if that is not known.
+        """
         found: dict[str, list[str]] = {}
         for name, value in headers:
             found.setdefault(name, []).append(value)
         hosts = found.get("host", [])
-        if len(hosts) != 1 or not self._is_own(hosts[0]):
+        if len(hosts) != 1 or not self._is_own(hosts[0], address or self.host):
             return Objection(403, "This machine is not called so.")
         own = {f"http://{hosts[0]}", f"https://{hosts[0]}"}
         foreign = set(found.get("sec-fetch-site", [])) & {"cross-site", "same-site"}
@@ -91,9 +100,10 @@ class Callers:
     def _loopback(self) -> bool:
         return ip_address(self.host).is_loopback
 
-    def _is_own(self, host: str) -> bool:
+    def _is_own(self, host: str, address: str) -> bool:
         name = re.sub(r":\d{1,5}$", "", host).lower()
-        return name in OWN_NAMES or name in {self.host, f"[{self.host}]", *map(str.lower, self.names)}
+        addresses = {self.host, address, f"[{self.host}]", f"[{address}]"}
+        return name in OWN_NAMES | addresses | set(map(str.lower, self.names))
 
     def _read_token(self) -> str | None:
         return None if self.token is None else read_secret(self.token)
@@ -102,7 +112,8 @@ class Callers:
         try:
             token = self._read_token()
         except FedAudioError as error:
-            return Objection(403, error.happened)
+            _say_once(error.happened)
+            return Objection(403, "The token on this machine cannot be read; its log says why.")
         if token is None:
             return None if self._loopback else Objection(401, "There is no token any more.")
         # Compared with each, so that the time tells nothing about them.
@@ -122,8 +133,15 @@ def _tokens(found: dict[str, list[str]]) -> list[str]:
         value[7:].strip() for value in found.get("authorization", []) if value[:7].lower() == "bearer "
     ]
     offered = [name for value in found.get("sec-websocket-protocol", []) for name in _listed(value)]
-    return bearers + [name.removeprefix(f"{SUBPROTOCOL}.") for name in offered if name != SUBPROTOCOL]
+    begin = f"{SUBPROTOCOL}."
+    return bearers + [name.removeprefix(begin) for name in offered if name.startswith(begin)]
 
 
 def _listed(value: str) -> list[str]:
     return [part.strip() for part in value.split(",")]
+
+
+@cache
+def _say_once(trouble: str) -> None:
+    # Else strangers could fill the log.
+    log.warning("nobody is answered: %s", trouble)

@@ -220,6 +220,8 @@ def listen(
 ) -> None:
     """Listen with the newest model and print events as JSON lines."""
     if plot is not None:
+        if on_event is not None or levels:
+            raise typer.BadParameter("--plot only draws: it goes with neither --on-event nor --levels")
         from fl_client.plot import plot_recording
 
         place = existing(home)

@@ -54,6 +54,7 @@ def plot_recording(place: DeviceHome, owner: ListenSettings, source: str, out: P
         StorageError: FA-8001.
     """
     kind, _, path = source.partition(":")
+    path = path.removesuffix(",fast")  # as fast as it can be drawn, it is
     if kind != "file" or not path:
         raise DeviceError("FA-4203", f"'{source}' cannot be drawn: a picture is of a file.", "Use file:PATH.")
     release = next(ModelStore(place.models).newest_first(), None)

@@ -18,6 +18,6 @@ def read_report(path: Path) -> Report | None:
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             return None
         report = json.loads(path.read_bytes(), parse_constant=lambda _: None)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return report if isinstance(report, dict) else None

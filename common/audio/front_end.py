@@ -12,6 +12,9 @@ from common.settings import Settings
 SAMPLE_RATE = 16_000
 """Every sound is brought to this rate (Hz), one channel, before anything else."""
 
+LOUDEST = 1e6
+"""Largest sample believed. A float file may exceed full scale (1), but not by 120 dB."""
+
 
 class _Frames(Settings):
     window: int = Field(400, ge=64, le=4096, description="samples in a frame (25 ms)")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from common.audio.front_end import SAMPLE_RATE
+from common.audio.front_end import LOUDEST, SAMPLE_RATE
 from common.audio.mel import Array
 from common.errors import AudioError
 
@@ -19,9 +19,6 @@ FORMATS = frozenset({"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3"})
 
 RATES = range(1_000, 192_001)
 """Sampling rates (Hz) that are believed; a header may claim any."""
-
-LOUDEST = 1e6
-"""Largest sample believed. A float file may exceed full scale (1), but not by 120 dB."""
 
 _VALUES_PER_READ = 1 << 18
 _UNKNOWN_LENGTH = (1 << 63) - 1

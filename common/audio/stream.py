@@ -5,10 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from common.audio import mel
-from common.audio.front_end import FrontEnd, Mfcc, Psd
+from common.audio.front_end import LOUDEST, FrontEnd, Mfcc, Psd
 from common.audio.mel import Array
 
-_LOUDEST = 1e6
+
+def believable(samples: Array) -> Array:
+    """`samples` (n,) with NaN taken as 0 and absurd values limited to +-`LOUDEST`: faults of a source."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.dot(samples, samples) <= LOUDEST**2:  # False for NaN
+            return samples
+    return np.nan_to_num(samples, nan=0.0).clip(-LOUDEST, LOUDEST)
 
 
 class StreamFrontEnd:
@@ -41,13 +47,10 @@ class StreamFrontEnd:
     def feed(self, samples: Array) -> Array:
         """Features (t, features) of the frames that `samples` (n,) complete; t may be 0.
 
-        Samples are at 16 kHz, full scale 1. A NaN (taken as 0) or an absurd value (limited to +-1e6) is a
-        fault of the source; it fades from the running mean instead of deafening the stream for good.
+        Samples are at 16 kHz, full scale 1. What is not `believable` fades from the running mean instead of
+        deafening the stream for good.
         """
-        with np.errstate(over="ignore", invalid="ignore"):
-            believed = np.dot(samples, samples) <= _LOUDEST**2  # False for NaN
-        if not believed:
-            samples = np.nan_to_num(samples, nan=0.0).clip(-_LOUDEST, _LOUDEST)
+        samples = believable(samples)
         if self._skip:  # a hop longer than the window leaves samples that belong to no frame
             skipped = min(self._skip, len(samples))
             samples = samples[skipped:]

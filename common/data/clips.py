@@ -154,11 +154,11 @@ class Clips(Sequence[Clip]):
         return f"Clips({len(self)} clips, {len(self.labels)} labels, {len(self.speakers)} speakers)"
 
 
-def sound_files(folder: Path) -> list[Path]:
-    """Sound files directly in `folder`, by their suffix, sorted; hidden ones (unfinished writes) are not."""
+def sound_files(paths: Iterable[Path]) -> list[Path]:
+    """The sound files of `paths`, by their suffix, sorted; hidden ones (unfinished writes) are left out."""
     return sorted(
         file
-        for file in folder.iterdir()
+        for file in paths
         if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
 
@@ -171,7 +171,7 @@ def background_files(path: Path) -> list[Path]:
     """
     root = path.parent if path.is_file() else path
     folders = [root / name for name in NOISE_FOLDERS if (root / name).is_dir()]
-    return [Clip(file, "noise").path for folder in folders for file in sound_files(folder)]
+    return [Clip(file, "noise").path for folder in folders for file in sound_files(folder.iterdir())]
 
 
 def labelled_files(path: Path) -> Iterator[tuple[Path, Path]]:
@@ -184,7 +184,7 @@ def labelled_files(path: Path) -> Iterator[tuple[Path, Path]]:
         raise DataError("FA-2001", f"There is no folder {path}.", "Check the path.")
     for folder in sorted(path.iterdir()):
         if folder.is_dir() and folder.name not in NOISE_FOLDERS and not folder.name.startswith("."):
-            for file in sound_files(folder):
+            for file in sound_files(folder.iterdir()):
                 yield folder, file
 
 

@@ -40,7 +40,7 @@ def read_speech_commands(root: Path) -> Clips:
 
 def read_fsdd(root: Path) -> Clips:
     """Free Spoken Digit Dataset: `recordings/<digit>_<speaker>_<take>.wav`."""
-    named = ((file, _DIGIT.fullmatch(file.stem)) for file in sound_files(root / "recordings"))
+    named = ((file, _DIGIT.fullmatch(file.stem)) for file in sound_files((root / "recordings").iterdir()))
     return Clips.found(
         root,
         (Clip(file, match["digit"], match["speaker"], match["speaker"]) for file, match in named if match),

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -45,18 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
         make_folder(home.root)
         known = load_settings(DeviceSettings, home.config) if is_there(home.config) else None
         settings = _settings(known, options.levels)
-        with _recorder(home, known) as recorder:
-            run_listener(
-                ModelStore(home.models),
-                open_source(options.source, home.token),
-                _sink(home, settings),
-                status_path=None if options.no_status else home.listener_status,
-                stop=stop,
-                personal=partial(personal, folder=home.kept),
-                settings=settings,
-                recorder=recorder,
-                trial_path=None if options.no_status else home.trial,
-            )
+        run_listener(
+            ModelStore(home.models),
+            open_source(options.source, home.token),
+            _sink(home, settings),
+            status_path=None if options.no_status else home.listener_status,
+            stop=stop,
+            personal=partial(personal, folder=home.kept),
+            settings=settings,
+            recorder=_recorder(home, known),
+            trial_path=None if options.no_status else home.trial,
+        )
     except FedAudioError as error:
         sys.stderr.write(f"{error.code}: {error.happened}\n{error.remedy}\n")
         return error.status
@@ -69,11 +67,11 @@ def _settings(known: DeviceSettings | None, levels: bool) -> ListenSettings:
     return settings.model_copy(update={"levels": True}) if levels else settings
 
 
-def _recorder(home: DeviceHome, known: DeviceSettings | None) -> AbstractContextManager[Recorder | None]:
+def _recorder(home: DeviceHome, known: DeviceSettings | None) -> Recorder | None:
     """What keeps sound; also where none is kept any more, for what was kept grows old."""
     keep = known.keep if known is not None else KeepSettings()
     if not keep.anything and not is_there(home.heard):
-        return nullcontext()
+        return None
     return Recorder(HeardFolder(home.heard), keep)
 
 

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.audio.front_end import SAMPLE_RATE
+from common.audio.stream import believable
 from fl_client.listen.engine import Frames
+from fl_client.listen.loudness import TICK
 from fl_client.listen.ring import Ring, Rows
 from fl_client.listen.scorer import Scorer
-
-TICK = SAMPLE_RATE // 100
-"""Samples whose power counts as one value: 10 ms."""
 
 MEMORY = math.exp(-TICK / SAMPLE_RATE / 0.05)
 """The level is that of the power under an exponential memory of 50 ms."""
@@ -24,7 +23,7 @@ RISE_DB = 1.0 / 100
 FALL = 0.1
 """Share of the way down to a lower level that the floor goes in a tick: 0.1 s of quiet are enough."""
 
-QUIETEST, LOUDEST = 1e-12, 1e6
+QUIETEST = 1e-12
 
 
 class Gate:
@@ -52,7 +51,7 @@ class Gate:
 
     def feed(self, samples: Rows) -> None:
         """Hear the next samples (n,)."""
-        pending = np.concatenate((self._pending, np.nan_to_num(samples).clip(-LOUDEST, LOUDEST)))
+        pending = np.concatenate((self._pending, believable(samples)))
         ticks = len(pending) // TICK
         self._pending = pending[ticks * TICK :]
         # The variance, not the power: a microphone's constant offset is no sound.

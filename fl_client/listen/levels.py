@@ -164,11 +164,13 @@ class LevelTable:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._writable = True
 
     def __call__(self, message: Message) -> None:
         if not isinstance(message, Level):
             return
-        row = asdict(message) | {"labels": " ".join(f"{label}={s}" for label, s in message.labels.items())}
+        labels = " ".join(f"{label}={share}" for label, share in message.labels.items())
+        row = asdict(message) | {"labels": _plain(labels)}
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(descriptor, "a", encoding="utf-8", newline="") as file:
@@ -176,5 +178,13 @@ class LevelTable:
                 if file.tell() == 0:
                     writer.writerow(["time", *(field.name for field in fields(Level))])
                 writer.writerow([datetime.now(UTC).isoformat(timespec="seconds"), *row.values()])
+            self._writable = True
         except OSError as error:
-            log.warning("a noise report was not written to %s: %s", self._path, error)
+            if self._writable:
+                log.warning("noise reports are not written to %s: %s", self._path, error)
+            self._writable = False
+
+
+def _plain(text: str) -> str:
+    """`text` as a cell that no spreadsheet takes for a formula; labels are another's choice."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def run_listener(
         personal: puts the device's own parameters into each release before it is put to work; what changes
             in them is heard with the next release.
         settings: what the owner has a say in.
-        recorder: keeps the sound of events.
+        recorder: keeps the sound of events; used from here on.
         limits: what a release must keep to that takes over.
         trial_path: where it is noted that a release is on trial; see `fl_client.listen.trials`.
 
@@ -84,7 +85,8 @@ def run_listener(
             helpers = [threads.submit(follow, store, fitted, recognizer, seen, done, trials)]
             if status_path is not None:
                 helpers.append(threads.submit(_report, recognizer, recorder, status_path, done))
-            _hear(recognizer, Monitor(settings), source, sink, recorder, stop, helpers)
+            with recorder or nullcontext():  # all is written before the last report
+                _hear(recognizer, Monitor(settings), source, sink, recorder, stop, helpers)
         finally:
             done.set()
     if trials.running:  # the owner ended it, not the release

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.audio.front_end import SAMPLE_RATE
+from common.audio.stream import believable
 from fl_client.listen.ring import Rows
 
 Powers = NDArray[np.float64]
@@ -22,7 +23,6 @@ TICK = SAMPLE_RATE // 100
 STEP = 6 * TICK
 """Samples from one Fourier transform to the next; it spans two steps, 120 ms, and bins are 8.3 Hz apart."""
 
-_LOUDEST = 1e6
 _POLES_HZ = (20.598997, 107.65265, 737.86223, 12194.217)
 
 
@@ -57,8 +57,7 @@ class Loudness:
 
     def feed(self, samples: Rows) -> Powers:
         """Powers (t,) of the ticks that `samples` (n,) at 16 kHz complete; t is a multiple of 6."""
-        samples = np.nan_to_num(samples, nan=0.0).clip(-_LOUDEST, _LOUDEST)
-        pending = np.concatenate((self._pending, samples), dtype=np.float32)
+        pending = np.concatenate((self._pending, believable(samples)), dtype=np.float32)
         steps = max(0, len(pending) // STEP - 1)
         powers = [self._weigh(pending[at * STEP : (at + 2) * STEP]) for at in range(steps)]
         self._pending = pending[steps * STEP :]

@@ -20,7 +20,8 @@ class Monitor:
         calibration, alarms = settings.calibration_db, settings.alarms
         self._labels = [LabelAlarm(alarm) for alarm in alarms if alarm.label is not None]
         self._limits = [LevelAlarm(alarm, calibration) for alarm in alarms if alarm.level is not None]
-        self._levels = Levels(round(settings.level_seconds * TICKS), calibration) if settings.levels else None
+        ticks = round(settings.level_seconds * TICKS)
+        self._levels = Levels(ticks, calibration) if settings.reports_levels else None
         self._loudness = Loudness()
         self._heard = self._lost = self._ticks = 0
 

@@ -51,7 +51,9 @@ class ListenSettings(Settings):
     )
     levels: bool = Field(False, description="report how loud it is")
     level_seconds: float = Field(60.0, ge=1, le=3600, description="that a noise report is about")
-    levels_csv: str | None = Field(None, min_length=1, description="file to append the reports to as CSV too")
+    levels_csv: str | None = Field(
+        None, min_length=1, description="file to append the reports to as CSV too; implies levels"
+    )
     calibration_db: float | None = Field(
         None,
         ge=0,
@@ -59,3 +61,8 @@ class ListenSettings(Settings):
         description="level in dB(A) of a full-scale sine at 1 kHz; unset: levels are relative to it",
     )
     alarms: tuple[AlarmSettings, ...] = Field((), max_length=32)
+
+    @property
+    def reports_levels(self) -> bool:
+        """Whether noise reports are wished."""
+        return self.levels or self.levels_csv is not None

@@ -7,6 +7,8 @@ import logging
 import ssl
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,14 +35,18 @@ STATE_SECONDS = 1.0
 """How often the state is looked at; it is published when it has changed."""
 
 LONGEST_PAUSE_SECONDS = 60
+AGAIN = f"it is tried again, every {LONGEST_PAUSE_SECONDS} s in the end"
 KEEPALIVE_SECONDS = 30
 CONNECT_SECONDS = 3.0
 GOODBYE_SECONDS = 1.0
 
+CALM_SECONDS = 60.0
+"""A connection that lasts so long ends the silence about troubles that were said."""
+
 
 class Broker:
-    """Publishes from `__enter__` to `__exit__`, at least once each (QoS 1). Events wait for a broker that is
-    away; of the state only the newest counts.
+    """Publishes from `__enter__` to `__exit__`: events at least once each (QoS 1), and they wait for a broker
+    that is away; the state at most once (QoS 0), as the newest is told at each connection.
 
     Args:
         name, coordinator: as in device.toml.
@@ -69,9 +75,10 @@ class Broker:
         self._stop = threading.Event()
         self._published = b""
         self._said: set[str] = set()
-        self._online = False
-        self._sent = self._acknowledged = self._left_out = 0
-        self._counting = threading.Lock()
+        self._online_since: float | None = None
+        self._unacknowledged: set[int] = set()
+        self._done: deque[int] = deque()
+        self._acknowledged = self._left_out = 0
         self._client = self._make_client()
 
     def __enter__(self) -> Self:
@@ -86,7 +93,7 @@ class Broker:
         self._thread.join()
         if self._client.is_connected():
             # Who leaves in good order must say so itself: the broker tells only of those it has lost.
-            goodbye = self._publish(self._topics.availability, b"offline")
+            goodbye = self._retain(self._topics.availability, b"offline")
             with suppress(RuntimeError):
                 goodbye.wait_for_publish(GOODBYE_SECONDS)
         self._client.disconnect()
@@ -97,17 +104,25 @@ class Broker:
         self._latest[str(line["type"])] = line
         if line["type"] not in HEARD:
             return
-        if self._sent - self._acknowledged < WAITING:
-            self._publish(self._topics.events, _json(line), retain=False)
+        if self._count_waiting() < WAITING:
+            self._unacknowledged.add(self._client.publish(self._topics.events, _json(line), qos=1).mid)
         else:
             self._left_out += 1
 
     def report(self) -> Report:
-        """What was counted; `mqtt_published` is what the broker has acknowledged."""
+        """What was counted; `mqtt_published` are the events that the broker has acknowledged.
+
+        Raises:
+            RuntimeError: nothing is published any more.
+        """
+        network = self._client._thread  # which the library tells in no other way
+        if network is None or not (network.is_alive() and self._thread.is_alive()):
+            raise RuntimeError("the connection to the broker has ended by a fault")
+        waiting = self._count_waiting()
         return {
             "mqtt_connected": self._client.is_connected(),
             "mqtt_published": self._acknowledged,
-            "mqtt_waiting": self._sent - self._acknowledged,
+            "mqtt_waiting": waiting,
             "mqtt_left_out": self._left_out,
         }
 
@@ -134,18 +149,25 @@ class Broker:
             client.tls_set_context(_context(self._settings.ca))
         return client
 
-    def _publish(self, topic: str, payload: bytes, *, retain: bool = True) -> MQTTMessageInfo:
-        """Have something published, now or as soon as there is a broker."""
-        with self._counting:
-            self._sent += 1
-        return self._client.publish(topic, payload, qos=1, retain=retain)
+    def _retain(self, topic: str, payload: bytes) -> MQTTMessageInfo:
+        """Publish what the broker is to keep; lost with the connection, after which it is told anew."""
+        return self._client.publish(topic, payload, qos=0, retain=True)
+
+    def _count_waiting(self) -> int:
+        """Events that the broker has not acknowledged."""
+        while self._done:
+            number = self._done.popleft()
+            if number in self._unacknowledged:
+                self._unacknowledged.remove(number)
+                self._acknowledged += 1
+        return len(self._unacknowledged)
 
     def _keep_state(self) -> None:
         while not self._stop.wait(STATE_SECONDS):
             state = self._state()
             if self._client.is_connected() and state != self._published:
                 self._published = state
-                self._publish(self._topics.state, state)
+                self._retain(self._topics.state, state)
 
     def _state(self) -> bytes:
         listener = read_report(self._listener_status)
@@ -165,18 +187,17 @@ class Broker:
         properties: Properties | None,
     ) -> None:
         if reason.is_failure:
-            self._say(f"the broker refuses us: {reason}")
+            self._say(f"the broker refuses us: {reason}; {AGAIN}")
             return
-        log.info("connected to the broker")
-        self._said.clear()
-        self._online = True
+        self._online_since = time.monotonic()
+        self._say("connected to the broker", logging.INFO)
         for topic, config in discovery(self._topics, self._identity, self._settings.discovery_prefix).items():
-            self._publish(topic, _json(config))
-        self._publish(self._topics.state, self._state())
-        self._publish(self._topics.availability, b"online")
+            self._retain(topic, _json(config))
+        self._retain(self._topics.state, self._state())
+        self._retain(self._topics.availability, b"online")
 
     def _on_connect_fail(self, client: Client, userdata: object) -> None:
-        self._say(f"the broker cannot be reached: {sys.exception()}")
+        self._say(f"the broker cannot be reached: {sys.exception()}; {AGAIN}")
 
     def _on_disconnect(
         self,
@@ -186,21 +207,25 @@ class Broker:
         reason: ReasonCode,
         properties: Properties | None,
     ) -> None:
-        if self._online and not self._stop.is_set():
-            self._say(f"the broker was lost: {reason}")
-        self._online = False
+        if self._online_since is None:
+            return
+        if time.monotonic() - self._online_since >= CALM_SECONDS:
+            self._said.clear()
+        self._online_since = None
+        if not self._stop.is_set():
+            self._say(f"the broker was lost: {reason}; {AGAIN}")
 
     def _on_publish(
         self, client: Client, userdata: object, number: int, reason: ReasonCode, properties: Properties
     ) -> None:
-        with self._counting:
-            self._acknowledged += 1
+        # Told of retained messages too; only the thread that publishes events knows which are events.
+        self._done.append(number)
 
-    def _say(self, trouble: str) -> None:
-        """Each trouble once until the next connection: tries go on for as long as it takes."""
-        if trouble not in self._said:
-            self._said.add(trouble)
-            log.warning("%s; it is tried again, every %d s in the end", trouble, LONGEST_PAUSE_SECONDS)
+    def _say(self, news: str, level: int = logging.WARNING) -> None:
+        """Each once until a connection has lasted: a broker may come and go every second."""
+        if news not in self._said:
+            self._said.add(news)
+            log.log(level, news)
 
 
 def _password(file: str | None) -> str | None:

@@ -30,7 +30,8 @@ class Guard:
             await send(message)
 
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        objection = self._callers.objection(headers)
+        address, _ = scope["server"] or (None, None)
+        objection = self._callers.objection(headers, address)
         if objection is None:
             await self._app(scope, receive, send_guarded)
             return

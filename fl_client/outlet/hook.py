@@ -86,15 +86,23 @@ class Hook:
         self._waiting.join()
 
     def report(self) -> Report:
-        """What was counted."""
+        """What was counted.
+
+        Raises:
+            RuntimeError: nothing is run any more.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("the hook has ended by a fault")
         return {"hook_runs": self._runs, "hook_failures": self._failures, "hook_left_out": self._left_out}
 
     def _work(self) -> None:
         while not self._stop.is_set():
             with suppress(queue.Empty):
                 line = self._waiting.get(timeout=0.2)
-                self._run(line)
-                self._waiting.task_done()
+                try:
+                    self._run(line)
+                finally:
+                    self._waiting.task_done()
 
     def _run(self, line: Line) -> None:
         label = str(line.get("label") or "").replace("\0", "")
@@ -108,7 +116,7 @@ class Hook:
                 env=self._environment | named,
                 start_new_session=True,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._fail("start", f"could not be started: {error}")
             return
         try:

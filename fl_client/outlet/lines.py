@@ -17,7 +17,8 @@ Line = dict[str, Any]
 
 
 def parse_line(data: bytes) -> Line | None:
-    """The message of a line; None if it is none. NaN and infinities, which JSON has not, become None.
+    """The message of a line; None if it is none, or JSON in UTF-8 cannot be made of it again. NaN and
+    Infinity, which JSON has not, become None; a value is a scalar, or a list or object of scalars.
 
     A line that a power cut has torn has the next message behind it: that one is found.
     """
@@ -30,6 +31,22 @@ def parse_line(data: bytes) -> Line | None:
             isinstance(line, dict)
             and isinstance(line.get("id"), str)
             and _TYPE.fullmatch(str(line.get("type")))
+            and all(map(_is_flat, line.values()))
+            and _is_json(line)
         ):
             return line
     return None
+
+
+def _is_flat(value: object) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not any(isinstance(one, dict | list) for one in inner)
+
+
+def _is_json(line: Line) -> bool:
+    # "\ud800" and 1e999 can be read and not be written.
+    try:
+        json.dumps(line, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        return False
+    return True

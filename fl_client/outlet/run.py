@@ -48,7 +48,7 @@ def run_outlet(home: DeviceHome, settings: DeviceSettings, stop: threading.Event
     """
     with closing(Tail(home.events)) as tail, ExitStack() as open_sinks:
         sinks = _open_sinks(home, settings, tail.before, open_sinks)
-        count, due = 0, 0.0
+        count, due, written = 0, 0.0, True
         while not stop.wait(LOOK_SECONDS):
             for line in tail.poll():
                 count += 1
@@ -57,7 +57,8 @@ def run_outlet(home: DeviceHome, settings: DeviceSettings, stop: threading.Event
             if time.monotonic() >= due:
                 due = time.monotonic() + REPORT_SECONDS
                 facts: Report = {"messages": count, "damaged": tail.damaged}
-                _write(home.outlet_status, [facts, *(sink.report() for sink in sinks)])
+                reports = [facts, *(sink.report() for sink in sinks)]
+                written = _write(home.outlet_status, reports, quiet=not written)
 
 
 def _open_sinks(
@@ -78,11 +79,15 @@ def _open_sinks(
     return sinks
 
 
-def _write(path: Path, reports: list[Report]) -> None:
+def _write(path: Path, reports: list[Report], *, quiet: bool) -> bool:
+    """Whether it could be written; if not, that is said unless `quiet`."""
     whole: Report = {"pid": os.getpid(), "time": time.time()}
     for report in reports:
         whole |= report
     try:
         write_atomic(path, json.dumps(whole).encode(), mode=0o600, lasting=False)
     except StorageError as error:
-        log.warning("the report was not written: %s", error)
+        if not quiet:
+            log.warning("the report was not written: %s", error)
+        return False
+    return True

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from common.settings import Settings
 
@@ -15,9 +15,19 @@ def _is_address(text: str) -> str:
     return text
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 Address = Annotated[str, AfterValidator(_is_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Topic = Annotated[str, Field(pattern=r"^[^+#\x00/]+(/[^+#\x00/]+)*$", max_length=128)]
+Topic = Annotated[str, Field(pattern=r"^[^$+#/\p{Cc}][^+#/\p{Cc}]*(/[^+#/\p{Cc}]+)*$", max_length=128)]
+"""Without wildcards, empty levels and control characters; what begins with $ is the broker's own."""
+
+Argument = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
 class ApiSettings(Settings):
@@ -44,13 +54,25 @@ class MqttSettings(Settings):
     prefix: Topic = Field("fedaudio", description="begins every topic; the device's name follows")
     discovery_prefix: Topic = Field("homeassistant", description="where Home Assistant looks for devices")
 
+    @model_validator(mode="after")
+    def _keeps_the_password(self) -> Self:
+        if self.ca is not None and not self.tls:
+            raise ValueError("ca needs tls = true")
+        if self.password_file is None:
+            return self
+        if self.username is None:
+            raise ValueError("password_file needs username")
+        if not self.tls and not _is_loopback(self.host):
+            raise ValueError("a password needs tls = true: without it, anybody on the way could read it")
+        return self
+
 
 class OutletSettings(Settings):
     """Where messages go beside events.jsonl. Nothing is set: no such process is started."""
 
     api: ApiSettings | None = Field(None, description="serve the local API; an empty table is enough")
     mqtt: MqttSettings | None = Field(None, description="publish to a broker")
-    on_event: tuple[str, ...] = Field(
+    on_event: tuple[Argument, ...] = Field(
         (), description="program and arguments to run for each event and alarm; never a shell"
     )
 

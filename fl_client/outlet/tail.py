@@ -26,8 +26,8 @@ class Tail:
     """The messages that are appended to a log from now on, each once.
 
     The log and the one before it, `<name>.1`, are held open, so that a log that was begun anew is known from
-    one that was only renamed, and so that what is still written to the old one is read. Only if a log is
-    begun anew three times between two calls of `poll` is something missed.
+    one that was only renamed, and so that what is still written to the old one is read. Only a log that was
+    begun and lost both names between two calls of `poll` is missed.
 
     Attributes:
         before: the latest `KEPT` messages that were there already.

@@ -106,12 +106,13 @@ def test_no_more_false_accepts_than_wished_and_no_label_could_be_easier(wish: fl
     assert set(found.thresholds) == set(WORDS)
     assert found.total <= wish * found.hours
     assert found.total == heard.events(found.thresholds).total()
-    assert all(0.3 <= threshold <= 0.9999 for threshold in found.thresholds.values())
+    lowest = 0.3 if found.is_enough else 0.6
+    assert all(lowest <= threshold <= 0.9999 for threshold in found.thresholds.values())
     for word, threshold in found.thresholds.items():
-        if threshold > 0.3:
+        if threshold > lowest:
             # The next step down: an odds ratio of exp(0.2).
             lower = 1 / (1 + (1 - threshold) / threshold * np.exp(0.2))
-            easier = dict(found.thresholds) | {word: max(0.3, lower)}
+            easier = dict(found.thresholds) | {word: max(lowest, lower)}
             assert heard.events(easier).total() > found.total
     assert found.at_most > found.per_hour
     assert found.hours_needed == pytest.approx(2.9957 / wish, rel=1e-4)
@@ -120,6 +121,19 @@ def test_no_more_false_accepts_than_wished_and_no_label_could_be_easier(wish: fl
 def test_the_more_is_wished_the_lower_are_the_thresholds() -> None:
     strict, lax = (max(calibrate(negatives(), wish).thresholds.values()) for wish in (0.5, 1000.0))
     assert strict > lax
+
+
+def test_silence_lowers_a_threshold_only_if_there_is_enough_of_it() -> None:
+    heard = Negatives(hesitant(), ListenSettings())
+    silence = np.zeros(3 * 16000, np.float32)
+    heard.hear([silence])
+    little = calibrate(heard, 1000.0)
+    assert not little.is_enough
+    assert min(little.thresholds.values()) == TASK.trigger.threshold
+    heard.hear([silence] * 3)
+    enough = calibrate(heard, 1000.0)
+    assert enough.is_enough
+    assert min(enough.thresholds.values()) < TASK.trigger.threshold
 
 
 def test_recordings_full_of_what_the_model_knows_have_no_threshold() -> None:
@@ -185,6 +199,23 @@ def test_the_command_changes_the_thresholds_and_nothing_else(home: Path) -> None
     again, _ = run(home, "--false-accepts-per-hour", "0.5")
     assert again["enough"] is False
     assert (home / "device.toml").read_text().count("[listen.thresholds]") == 1
+
+
+def test_too_little_sound_is_said_and_makes_the_device_no_easier(home: Path) -> None:
+    silence = home / "silence.wav"
+    soundfile.write(silence, np.zeros(48_000), 16000)
+    done = CliRunner().invoke(app, ["client", "calibrate", str(silence), "--home", str(home)])
+    assert done.exit_code == 0, done.output
+    assert "too little sound" in done.stdout
+    assert "below the release's own" in done.stdout
+    settings = load_settings(DeviceSettings, home / "device.toml")
+    assert min(settings.listen.thresholds.values()) >= TASK.trigger.threshold
+
+
+def test_a_folder_named_like_a_recording_is_none(home: Path) -> None:
+    (home.parent / "recordings" / "old.wav").mkdir()
+    _, warnings = run(home, "--dry-run")
+    assert "old.wav" not in warnings
 
 
 def test_a_dry_run_changes_nothing(home: Path) -> None:

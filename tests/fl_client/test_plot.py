@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 from common.audio.front_end import SAMPLE_RATE, LogMel
 from common.errors import DeviceError
 from common.evaluation.streams import talk_in_noise
+from fedaudio.cli import app
 from fl_client.home import DeviceHome
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.settings import ListenSettings
@@ -62,7 +64,7 @@ def test_a_file_becomes_a_picture(
     assert events
     assert out.read_bytes().startswith(b"\x89PNG")
     again = tmp_path / "again.png"
-    plot_recording(place, ListenSettings(), f"file:{tmp_path / 'heard.wav'}", again)
+    plot_recording(place, ListenSettings(), f"file:{tmp_path / 'heard.wav'},fast", again)
     assert again.read_bytes() == out.read_bytes()
 
 
@@ -74,10 +76,18 @@ def test_even_a_click_becomes_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "c.png").is_file()
 
 
-@pytest.mark.parametrize("source", ["mic", "stdin", "file:", "dir:/tmp"])
+@pytest.mark.parametrize("source", ["mic", "stdin", "file:", "file:,fast", "dir:/tmp"])
 def test_what_is_no_file_cannot_be_drawn(source: str, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="FA-4203"):
         plot_recording(DeviceHome(tmp_path), ListenSettings(), source, tmp_path / "out.png")
+
+
+@pytest.mark.parametrize("more", [["--levels"], ["--on-event", "true"]])
+def test_a_picture_is_all_that_is_made(more: list[str], tmp_path: Path) -> None:
+    command = ["client", "listen", "file:heard.wav", "--plot", str(tmp_path / "out.png"), *more]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2
+    assert more[0] in done.stderr
 
 
 def test_without_a_model_it_says_so(tmp_path: Path) -> None:

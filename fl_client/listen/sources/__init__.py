@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 
 from common.errors import DeviceError
@@ -39,8 +40,18 @@ def open_source(spec: str, token: Path | None = None) -> Source:
     if kind in ("file", "dir") and rest:
         return _recordings(kind, rest)
     if (found := _SOCKET.fullmatch(spec)) and 0 < int(found[2]) < 1 << 16:
-        return WebSocketPcm(Callers(found[1].strip("[]"), token), int(found[2]))
+        address = found[1].strip("[]")
+        if _is_address(address):
+            return WebSocketPcm(Callers(address, token), int(found[2]))
     raise DeviceError("FA-4203", f"'{spec}' is no source of sound.", f"Use {SPELLING}.")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _recordings(kind: str, rest: str) -> Source:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 
 from common.audio.front_end import SAMPLE_RATE
-from common.errors import FedAudioError
 from fl_client.listen.ring import Ring, Rows
 from fl_client.listen.sources.source import WAIT_SECONDS, Block
 
@@ -22,7 +21,7 @@ class Backlog:
         self._read = 0
         self._driver_overruns = 0
         self._closed = False
-        self._fault: FedAudioError | None = None
+        self._fault: Exception | None = None
 
     def write(self, samples: Rows, overrun: bool = False) -> None:
         """Add samples; if there is no room the oldest go. `overrun`: the driver lost some before these."""
@@ -31,7 +30,7 @@ class Backlog:
             self._driver_overruns += overrun
             self._changed.notify()
 
-    def close(self, fault: FedAudioError | None = None) -> None:
+    def close(self, fault: Exception | None = None) -> None:
         """No more will be written; `fault` is raised by the read that comes to the end."""
         with self._changed:
             self._closed = True

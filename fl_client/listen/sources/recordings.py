@@ -14,7 +14,8 @@ import numpy as np
 
 from common.audio.front_end import SAMPLE_RATE
 from common.audio.reading import iterate_audio
-from common.errors import AudioError, DeviceError, FedAudioError
+from common.data.clips import sound_files
+from common.errors import AudioError, DeviceError
 from fl_client.listen.ring import Rows
 from fl_client.listen.sources.backlog import BACKLOG, Backlog
 from fl_client.listen.sources.source import PERIOD, Block
@@ -48,18 +49,19 @@ def play_folder(path: Path, *, loop: bool = False) -> Play:
     Damaged files are named in the log and left out.
 
     Raises:
-        DeviceError: on playing, FA-4238, there is not one recording that can be played.
+        DeviceError: on playing, FA-4238, there is not, or no more, one recording that can be played.
     """
 
     def play(block: int) -> Generator[Rows, None, None]:
-        heard = False
+        begun = False
         for _ in repeat(None) if loop else [None]:
-            for file in _recordings(path):
-                pause = _silence(block) if heard else iter(())
+            heard = False
+            for file in sound_files(path.rglob("*")):
+                pause = _silence(block) if begun else iter(())
                 for samples in _sound(file, block):
                     yield from pause  # empty from the second time on
                     yield samples
-                    heard = True
+                    begun = heard = True
             if not heard:
                 raise DeviceError(
                     "FA-4238",
@@ -68,14 +70,6 @@ def play_folder(path: Path, *, loop: bool = False) -> Play:
                 )
 
     return play
-
-
-def _recordings(folder: Path) -> list[Path]:
-    from common.data.clips import AUDIO_SUFFIXES
-
-    return sorted(
-        file for file in folder.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
-    )
 
 
 def _silence(block: int) -> Iterator[Rows]:
@@ -152,7 +146,7 @@ class Live:
                 if self._stop.wait(max(0.0, due - time.monotonic())):
                     return
                 self._backlog.write(samples)
-        except FedAudioError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the sound is read
             self._backlog.close(error)
         else:
             self._backlog.close()

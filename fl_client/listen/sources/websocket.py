@@ -119,11 +119,12 @@ class _Sender:
                     self._answer(event)
                 elif not isinstance(event, Frame):
                     continue
-                elif event.opcode in (Opcode.BINARY, Opcode.CONT):
+                elif event.opcode in (Opcode.BINARY, Opcode.CONT) and event.data:  # an empty one is quiet
                     due = time.monotonic() + QUIET_SECONDS
                     yield decoder.decode(bytes(event.data))
                 elif event.opcode is Opcode.TEXT:
                     self._protocol.fail(UNSUPPORTED, "sound comes in binary messages")
+                    break  # what came with it is no sound either
             self._send()
         decoder.end()
 
@@ -144,7 +145,7 @@ class _Sender:
 
     def _answer(self, request: Request) -> None:
         headers = [(name.lower(), value) for name, value in request.headers.raw_items()]
-        objection = self._callers.objection(headers)
+        objection = self._callers.objection(headers, self._peer.getsockname()[0])
         if objection is not None:
             response = self._protocol.reject(objection.status, f"{objection.reason}\n")
         else:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fl_client.listen.gate import TICK, Gate
+from fl_client.listen.gate import Gate
 from fl_client.listen.limits import SwapLimits
+from fl_client.listen.loudness import TICK
 from fl_client.listen.pipeline import Pipeline
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.settings import ListenSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -150,11 +150,34 @@ def test_a_table_has_a_header_once_and_a_row_for_each_report(tmp_path: Path) -> 
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_table_that_cannot_be_written_does_not_stop_the_listening(
+def test_a_table_that_cannot_be_written_is_said_once_and_does_not_stop_the_listening(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    LevelTable(tmp_path / "gone" / "levels.csv")(levels(EVERY_10, tone(10.1, -20))[0])
-    assert "was not written" in caplog.text
+    path = tmp_path / "gone" / "levels.csv"
+    table, (report, *_) = LevelTable(path), levels(EVERY_10, tone(10.1, -20))
+    for _ in range(3):
+        table(report)
+    assert caplog.text.count("are not written") == 1
+    path.parent.mkdir()
+    table(report)
+    assert len(path.read_text().splitlines()) == 2
+    path.unlink()
+    path.parent.rmdir()
+    table(report)
+    assert caplog.text.count("are not written") == 2
+
+
+def test_a_table_is_a_wish_for_reports() -> None:
+    assert levels(ListenSettings(level_seconds=10, levels_csv="levels.csv"), tone(10.1, -20))
+
+
+@pytest.mark.parametrize("first", "=+-@")
+def test_no_label_becomes_a_formula_in_the_table(tmp_path: Path, first: str) -> None:
+    report = replace(levels(EVERY_10, tone(10.1, -20))[0], labels={f'{first}HYPERLINK("x")': 0.5, "=b": 0.1})
+    LevelTable(tmp_path / "levels.csv")(report)
+    (row,) = csv.DictReader((tmp_path / "levels.csv").open())
+    assert row["labels"] == f'\'{first}HYPERLINK("x")=0.5 =b=0.1'
+    assert float(row["laeq"]) == report.laeq
 
 
 LOUD = AlarmSettings(name="loud", level=-30, seconds=2, hysteresis_db=6, repeat_seconds=5)

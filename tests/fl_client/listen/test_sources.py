@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,15 @@ def test_a_live_file_can_be_left_at_any_time(short: tuple[Path, Sound]) -> None:
 def test_a_file_that_is_not_there_is_an_error_of_its_own(kind: type[Fast | Live], tmp_path: Path) -> None:
     with kind(play_file(tmp_path / "none.wav")) as source, pytest.raises(AudioError, match="FA-1001"):
         read_all(source)
+
+
+def test_any_fault_of_the_player_comes_to_its_reader() -> None:
+    def play(block: int) -> Generator[Sound, None, None]:
+        yield np.zeros(block, np.float32)
+        raise MemoryError("too large")
+
+    with Live(play) as source, pytest.raises(MemoryError, match="too large"):
+        list(itertools.islice(iter(source.read, None), 30))
 
 
 @given(writes=st.lists(st.tuples(st.integers(0, 70), st.booleans()), max_size=40))
@@ -230,6 +241,24 @@ def test_a_folder_without_a_recording_is_said(tmp_path: Path, flags: str) -> Non
             read_all(source)
 
 
+def test_a_looped_folder_that_loses_its_recordings_says_so(short: tuple[Path, Sound], tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.wav", short[1])
+    pieces = play_folder(tmp_path / "in", loop=True)(PERIOD)
+    next(pieces)
+    shutil.rmtree(tmp_path / "in")
+    told: list[str] = []
+
+    def rest() -> None:
+        with pytest.raises(DeviceError) as caught:
+            list(pieces)
+        told.append(caught.value.code)
+
+    player = threading.Thread(target=rest, daemon=True)  # it used to go round and round for ever
+    player.start()
+    player.join(30)
+    assert told == ["FA-4238"]
+
+
 @pytest.mark.parametrize(
     "spec",
     [
@@ -246,6 +275,10 @@ def test_a_folder_without_a_recording_is_said(tmp_path: Path, flags: str) -> Non
         "ws:localhost:8661",
         "ws:127.0.0.1:0",
         "ws:127.0.0.1:70000",
+        "ws:999.1.1.1:80",
+        "ws:0177.0.0.1:80",
+        "ws:[:::]:80",
+        "ws:[127]:80",
     ],
 )
 def test_what_names_no_source_is_refused(spec: str) -> None:

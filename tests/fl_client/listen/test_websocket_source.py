@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
 from common.errors import DeviceError
@@ -122,6 +123,23 @@ def test_another_address_needs_a_token(tmp_path: Path, port: int) -> None:
         pass
 
 
+def test_an_address_of_this_machine_is_no_name_of_somebody_elses_choosing(tmp_path: Path, port: int) -> None:
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text("secret")
+    bearer = {"Authorization": "Bearer secret"}
+    with open_source(f"ws:0.0.0.0:{port}", token):
+        # All of 127.0.0.0/8 is this machine.
+        with connect(f"ws://127.0.0.2:{port}/", additional_headers=bearer):
+            pass
+        with (
+            socket.create_connection(("127.0.0.2", port)) as peer,
+            pytest.raises(InvalidStatus),
+            connect(f"ws://127.0.0.3:{port}/", additional_headers=bearer, sock=peer),
+        ):
+            pass
+
+
 @pytest.mark.parametrize(
     ("message", "code"), [("text", websocket.UNSUPPORTED), (bytes(websocket.LARGEST_MESSAGE + 2), 1009)]
 )
@@ -148,6 +166,40 @@ def test_who_says_nothing_makes_room_for_another(
         with sender(port) as peer:
             peer.send(noise(10).tobytes())
             assert len(take(source, 10).samples) == 10
+
+
+def test_who_sends_empty_messages_makes_room_for_another(
+    source: Source, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "QUIET_SECONDS", 0.5)
+    with sender(port) as empty:
+        empty.send(noise(10).tobytes())
+        take(source, 10)
+
+        def is_closed() -> bool:
+            empty.send(b"")
+            return False
+
+        with pytest.raises(ConnectionClosed):
+            wait_for(is_closed, "the end of its patience", patience=30)
+
+
+def test_nothing_of_a_refused_message_is_heard(source: Source, port: int) -> None:
+    with sender(port) as peer:
+        frames = (
+            Frame(Opcode.TEXT, b"te", fin=False),
+            Frame(Opcode.CONT, noise(10).tobytes()),
+            Frame(Opcode.BINARY, noise(10).tobytes()),
+        )
+        # In one piece, so that they are taken together.
+        peer.socket.sendall(b"".join(frame.serialize(mask=True) for frame in frames))
+        with pytest.raises(ConnectionClosed):
+            peer.recv(timeout=30)
+        assert peer.close_code == websocket.UNSUPPORTED
+    with sender(port) as other:
+        other.send(noise(7, 2).tobytes())
+        heard = take(source, 7)
+    np.testing.assert_array_equal(heard.samples, noise(7, 2).astype(np.float32) / 32768)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class MadeBroker:
         port: the same each time it is opened again.
         refuses: every CONNECT is answered with "not authorised".
         deaf: nothing is acknowledged.
+        flaps: every connection is ended as soon as it is accepted.
         sessions: each CONNECT so far.
         published: each PUBLISH so far, and the wills of those that went without a DISCONNECT.
     """
@@ -49,6 +50,7 @@ class MadeBroker:
     port: int = 0
     refuses: bool = False
     deaf: bool = False
+    flaps: bool = False
     sessions: list[Session] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
     pings: int = 0
@@ -92,7 +94,7 @@ class MadeBroker:
                     session = _session(body)
                     self.sessions.append(session)
                     peer.sendall(bytes([CONNACK << 4, 2, 0, NOT_AUTHORISED if self.refuses else 0]))
-                    if self.refuses:
+                    if self.refuses or self.flaps:
                         return
                     will = session.will
                 elif kind == PUBLISH:

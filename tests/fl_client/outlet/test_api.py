@@ -132,6 +132,12 @@ def test_an_address_that_others_reach_needs_a_token(outlet: Outlet) -> None:
     bearer = {"Authorization": f"Bearer {token}"}
     assert outlet.get("/v1/health", **bearer, Host="kitchen.lan").status_code == 503
     assert outlet.get("/v1/health", **bearer, Host="kitchen.evil").status_code == 403
+    # All of 127.0.0.0/8 is this machine: an address of its own that is not in the settings.
+    outlet.url = outlet.url.replace("127.0.0.1", "127.0.0.2")
+    assert outlet.get("/v1/health", **bearer).status_code == 503
+    assert outlet.get("/v1/health", **bearer, Host="127.0.0.3").status_code == 403
+    with live(outlet, additional_headers=bearer):
+        outlet.wait(readers=1)
     outlet.home.token.unlink()
     assert outlet.get("/v1/health").status_code == 401
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -74,7 +75,8 @@ def test_what_a_broker_is_told(outlet: Outlet, broker: MadeBroker) -> None:
     (session,) = broker.sessions
     assert session.will == Published(f"{BASE}/availability", b"offline", 1, True)
     assert (session.client, session.username, session.password) == (IDENTITY, None, None)
-    assert all(one.quality == 1 for one in broker.published)
+    # Only events wait for a broker; the rest is told anew at each connection.
+    assert all(one.quality == (one.topic == f"{BASE}/events") for one in broker.published)
     assert all(one.retained == (one.topic != f"{BASE}/events") for one in broker.published)
     assert {one.topic for one in broker.published if "/config" in one.topic} == ENTITIES
     wait_for(lambda: outlet.report["mqtt_waiting"] == 0, "all acknowledgements")
@@ -122,12 +124,49 @@ def test_a_broker_that_acknowledges_nothing_fills_no_memory(
     settings = MqttSettings.model_validate(mqtt(broker))
     with Broker(settings, "kitchen", "0" * 64, tmp_path / "none", ()) as out:
         wait_for(lambda: bool(out.report()["mqtt_connected"]), "the connection")
-        wait_for(lambda: len(ENTITIES) + 2 <= int(out.report()["mqtt_waiting"] or 0), "the configuration")
         for number in range(30):
             out({"type": "event", "id": str(number), "label": "yes"})
         report = out.report()
     assert (report["mqtt_waiting"], report["mqtt_published"]) == (20, 0)
-    assert report["mqtt_left_out"] == 30 - (20 - len(ENTITIES) - 2)
+    assert report["mqtt_left_out"] == 10
+
+
+@pytest.mark.parametrize(("calm", "times"), [(60.0, 1), (0.0, 2)])
+def test_a_broker_that_comes_and_goes_is_told_of_once_until_it_has_stayed(
+    broker: MadeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    calm: float, times: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "CALM_SECONDS", calm)
+    caplog.set_level(logging.INFO)
+    broker.flaps = True
+    with Broker(MqttSettings.model_validate(mqtt(broker)), "kitchen", "0" * 64, tmp_path / "none", ()):
+        wait_for(lambda: len(broker.sessions) >= 3, "the third connection")
+        said = caplog.text
+    assert min(times, said.count("connected to the broker")) == times
+    assert min(times, said.count("the broker was lost")) == times
+    if times == 1:
+        assert said.count("connected to the broker") == said.count("the broker was lost") == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("part", ["_state", "_on_connect"])
+def test_a_broker_thread_that_has_ended_by_a_fault_says_so(
+    broker: MadeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Broker, part, fail)
+    with Broker(MqttSettings.model_validate(mqtt(broker)), "kitchen", "0" * 64, tmp_path / "none", ()) as out:
+
+        def has_ended() -> bool:
+            try:
+                out.report()
+            except RuntimeError:
+                return True
+            return False
+
+        wait_for(has_ended, "the fault")
 
 
 def test_a_password_comes_from_its_file_and_a_refusal_is_said_once(

@@ -23,7 +23,7 @@ def token(tmp_path: Path) -> Path:
 
 
 def status(callers: Callers, *headers: tuple[str, str], host: str = "localhost:8660") -> int | None:
-    objection = callers.objection([("host", host), *headers])
+    objection = callers.objection([("host", host), *headers], None)
     return objection and objection.status
 
 
@@ -50,10 +50,29 @@ def test_a_name_of_somebody_elses_choosing(tmp_path: Path, host: str) -> None:
     assert status(Callers("127.0.0.1", tmp_path / "none"), host=host) == 403
 
 
+@pytest.mark.parametrize(
+    ("host", "address", "fits"),
+    [
+        ("192.0.2.7:8660", "192.0.2.7", True),
+        ("[2001:db8::7]:8660", "2001:db8::7", True),
+        ("192.0.2.8:8660", "192.0.2.7", False),
+        ("192.0.2.7.evil.com:8660", "192.0.2.7", False),
+        ("evil.com:8660", "192.0.2.7", False),
+        ("", "192.0.2.7", False),
+        ("192.0.2.7:8660", None, False),
+    ],
+)
+def test_the_connections_own_address_is_no_name(
+    token: Path, host: str, address: str | None, fits: bool
+) -> None:
+    headers = [("host", host), ("authorization", f"Bearer {TOKEN}")]
+    assert (Callers("0.0.0.0", token).objection(headers, address) is None) == fits
+
+
 def test_no_host_and_two_hosts(tmp_path: Path) -> None:
     callers = Callers("127.0.0.1", tmp_path / "none")
     for headers in ([], [("host", "localhost"), ("host", "evil.com")]):
-        objection = callers.objection(headers)
+        objection = callers.objection(headers, None)
         assert objection is not None
         assert objection.status == 403
 
@@ -88,6 +107,8 @@ def test_web_pages(tmp_path: Path, name: str, value: str, expected: int | None) 
         ([("authorization", "Bearer ")], 401),
         ([("authorization", "Bearer \xe9\ud800")], 401),
         ([("sec-websocket-protocol", "fedaudio")], 401),
+        ([("sec-websocket-protocol", f"fedaudio, {TOKEN}")], 401),
+        ([("sec-websocket-protocol", f"other.{TOKEN}")], 401),
         ([("cookie", TOKEN)], 401),
     ],
 )
@@ -109,6 +130,16 @@ def test_a_new_token_counts_at_once_and_a_lost_one_lets_only_loopback_in(token: 
     token.write_text(TOKEN)
     token.chmod(0o640)
     assert status(near, bearer) == status(far, bearer) == 403
+
+
+def test_where_the_token_lies_is_for_the_log_alone(token: Path, caplog: pytest.LogCaptureFixture) -> None:
+    token.chmod(0o644)
+    for _ in range(3):
+        objection = Callers("127.0.0.1", token).objection([("host", "localhost")], None)
+        assert objection is not None
+        assert objection.status == 403
+        assert str(token) not in objection.reason
+    assert caplog.text.count(str(token)) == 1
 
 
 def test_strangers_need_a_token_before_anything_listens(tmp_path: Path, token: Path) -> None:

@@ -69,6 +69,7 @@ def test_the_programs_environment_holds_no_secrets(tmp_path: Path, monkeypatch: 
         ([sys.executable, "-c", "raise SystemExit(3)"], "ended with status 3"),
         (["sleep", "600"], "took longer than"),
         ([str(ROOT / "README.md")], "could not be started"),
+        (["true", "a\0b"], "could not be started"),
     ],
 )
 def test_a_program_that_fails_is_counted_always_and_said_once(
@@ -78,7 +79,7 @@ def test_a_program_that_fails_is_counted_always_and_said_once(
     with Hook(program, timeout=2.0 if program[0] != "sleep" else 0.2) as hook:
         for _ in range(3):
             hook(event())
-        hook.finish()
+        wait_for(lambda: hook.report()["hook_failures"] == 3, "three failures")
         assert hook.report() == {"hook_runs": 3, "hook_failures": 3, "hook_left_out": 0}
     assert caplog.text.count(words) == 1
 
@@ -109,6 +110,16 @@ def test_a_slow_program_holds_nobody_up_and_what_is_too_much_is_counted(
         stopping.start()
         stopping.join(30)
         assert not stopping.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_hook_that_has_ended_by_a_fault_says_so(tmp_path: Path) -> None:
+    with Hook(["true"]) as hook:
+        hook(event() | {"none of JSON's": tmp_path})
+        hook.finish()
+        wait_for(lambda: "hook" not in [thread.name for thread in threading.enumerate()], "the fault")
+        with pytest.raises(RuntimeError, match="ended by a fault"):
+            hook.report()
 
 
 def test_a_program_that_is_not_there_is_said_before_anything_begins(outlet: Outlet) -> None:
