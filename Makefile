@@ -37,7 +37,7 @@ lint: .venv/ready  ## Style, types and the direction of imports
 	$(BIN)/lint-imports
 
 bench: .venv/ready  ## All benchmarks; see benchmarks/RESULTS.md
-	for name in features listener swap aggregation_memory envelope ingest enrolment round_overhead simulation_speed simulation_scale robustness keywords dp_step noise ledger private_accuracy; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in features listener swap soak streaming_accuracy aggregation_memory envelope ingest enrolment round_overhead simulation_speed simulation_scale robustness keywords dp_step noise ledger private_accuracy; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:  ## Remove what was built
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -61,7 +61,7 @@ def test_every_setting_is_listed(model: type[BaseModel]) -> None:
     assert not missing - {*tables, "keep", "outlet", "releases"}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/simulations.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/listening.md", "docs/simulations.md"])
 def test_every_command_named_exists(page: str) -> None:
     commands = typer.main.get_command(app)
     named = re.findall(
