@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.progress import track
 
 from common.data.clips import sound_files
-from common.errors import AudioError, DeviceError
+from common.errors import AudioError
 from common.files import write_atomic
 from common.settings import load_settings
-from fl_client.home import DeviceHome
 from fl_client.options import Home, Json, existing
 from fl_client.settings import DeviceSettings
 
@@ -44,10 +43,11 @@ def calibrate(
     """
     from fl_client.calibration import Negatives
     from fl_client.calibration import calibrate as find
+    from fl_client.newest import newest
 
     place = existing(home)
     settings = load_settings(DeviceSettings, place.config).listen
-    release = _newest(place)
+    release = newest(place)
     heard = Negatives(release, settings)
     for file, reason in _hear(heard, list(_files(negatives))):
         typer.echo(f"left out: {file}: {reason}", err=True)
@@ -59,20 +59,6 @@ def calibrate(
         typer.echo(json.dumps(_document(release, found, written)))
     else:
         typer.echo("\n".join(_lines(release, found, written)))
-
-
-def _newest(place: DeviceHome) -> Release:
-    from fl_client.kept import personal
-    from fl_client.store import ModelStore
-
-    release = ModelStore(place.models).load_current()
-    if release is None:
-        raise DeviceError(
-            "FA-4220",
-            f"There is no model in {place.models} to calibrate.",
-            "Run `fedaudio client start` until the first release has come.",
-        )
-    return personal(release, place.kept)
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from common.audio.front_end import SAMPLE_RATE
 from common.errors import DeviceError
+from common.evaluation.intervals import CONFIDENCE, garwood
 from common.protocol.release import Release
 from common.task import Task
 from fl_client.listen.pipeline import Pipeline, blocks
@@ -23,8 +24,6 @@ from fl_client.listen.trigger import Detector, Scores, is_background
 
 HIGHEST_LOGIT, STEP = 9.2, 0.2
 """Thresholds are tried from 0.9999 down, in equal steps of the logarithm of odds: scores gather near 1."""
-
-CONFIDENCE = 0.95
 
 Stretch: TypeAlias = tuple[Scores, NDArray[np.int64]]
 """Scores (hops, labels) and where their windows end (hops,), in samples."""
@@ -80,11 +79,9 @@ def hours_needed(wish: float) -> float:
 def poisson_bound(count: int) -> float:
     """The mean above which `count` or fewer events are seen less than 5 times in 100: 3.0 for none.
 
-    The one-sided exact interval of Garwood, Biometrika 28 (1936).
+    One side of an interval that leaves out as much on the other.
     """
-    from scipy.special import gammaincinv
-
-    return float(gammaincinv(count + 1, CONFIDENCE))
+    return garwood(count, 1.0, 2 * CONFIDENCE - 1).high
 
 
 class Negatives:

@@ -19,12 +19,11 @@ from common.errors import DeviceError
 from common.pictures import SERIES, begin_figure, save_figure
 from common.protocol.release import Release
 from fl_client.home import DeviceHome
-from fl_client.kept import personal
 from fl_client.listen.events import Event
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.settings import ListenSettings
 from fl_client.listen.trigger import is_background
-from fl_client.store import ModelStore
+from fl_client.newest import newest
 
 DYNAMICS_DB = 70.0
 """What is further below the loudest place of a spectrogram is not told apart."""
@@ -57,14 +56,7 @@ def plot_recording(place: DeviceHome, owner: ListenSettings, source: str, out: P
     path = path.removesuffix(",fast")  # as fast as it can be drawn, it is
     if kind != "file" or not path:
         raise DeviceError("FA-4203", f"'{source}' cannot be drawn: a picture is of a file.", "Use file:PATH.")
-    release = next(ModelStore(place.models).newest_first(), None)
-    if release is None:
-        raise DeviceError(
-            "FA-4220",
-            f"There is no model in {place.models} to listen with.",
-            "Run `fedaudio client start` until the first release has come.",
-        )
-    release = personal(release, place.kept)
+    release = newest(place)
     sound = read_audio(Path(path))
     course = listen_to(release, owner, sound)
     draw(release, owner, sound, course, out)

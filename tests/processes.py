@@ -61,6 +61,15 @@ def wait_for(
         time.sleep(0.05)
 
 
+def eventually(condition: Callable[[], bool], child: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait until `condition`, which only a fault keeps from coming; `child` must not end meanwhile."""
+
+    def runs_on() -> None:
+        assert child is None or child.poll() is None
+
+    wait_for(condition, "what only a fault keeps from coming", runs_on, patience=60)
+
+
 def write_tones(folder: Path, count: int = 3) -> None:
     """`count` short clips of each label of `SMALL`, in `folder`/<label>/."""
     time_axis = np.arange(4000) / 16_000

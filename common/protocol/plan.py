@@ -39,6 +39,10 @@ class Augmentation(Settings):
         return not (self.shift_seconds or self.gain_db or self.noise_probability or masks)
 
 
+STILL = Augmentation(shift_seconds=0.0, gain_db=0.0, noise_probability=0.0, time_masks=0, band_masks=0)
+"""Nothing is ever changed."""
+
+
 class Recipe(Settings):
     """How a device trains. The defaults suit keyword models of about 100k parameters."""
 
@@ -125,9 +129,7 @@ PRIVATE_RECIPE = Recipe(
     batch_size=4096,
     steps=1,
     label_smoothing=0.0,
-    augmentation=Augmentation(
-        shift_seconds=0.0, gain_db=0.0, noise_probability=0.0, time_masks=0, band_masks=0
-    ),
+    augmentation=STILL,
 )
 """How a device trains by default where there is privacy: what learned most under noise
 (`benchmarks/RESULTS.md`).

@@ -8,13 +8,12 @@ from typing import Any
 from common.algorithms.registry import ALGORITHMS
 from common.data.features import FeatureSet
 from common.files import sha256
-from common.protocol.plan import Augmentation, Plan, Recipe
+from common.protocol.plan import STILL, Plan, Recipe
 from common.protocol.tensors import Weights, encode_weights
 from common.task import Task
 from common.training.local import Done, LocalTrainer
 from common.training.trainer import uncounted
 
-STILL = Augmentation(shift_seconds=0, gain_db=0, noise_probability=0, time_masks=0, band_masks=0)
 SGD = Recipe(
     optimizer="sgd",
     learning_rate=0.05,

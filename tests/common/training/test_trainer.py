@@ -13,7 +13,7 @@ from common.audio.batch import BatchFrontEnd
 from common.data.features import FeatureSet
 from common.errors import TrainingError
 from common.models.acoustic import AcousticModel
-from common.protocol.plan import Augmentation, Recipe
+from common.protocol.plan import STILL, Augmentation, Recipe
 from common.training import micro_batch
 from common.training.metrics import evaluate
 from common.training.trainer import TrainReport, train
@@ -21,7 +21,6 @@ from common.training.trainer import TrainReport, train
 MakeToy = Callable[..., FeatureSet]
 MakeModel = Callable[..., AcousticModel]
 
-STILL = Augmentation(shift_seconds=0, gain_db=0, noise_probability=0, time_masks=0, band_masks=0)
 SGD = Recipe(
     optimizer="sgd",
     learning_rate=0.05,

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from common.audio.reading import read_audio
+from fl_client.store import ModelStore
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,13 @@ def speech(shared_data: Path) -> NDArray[np.float32]:
     sound = np.concatenate([read_audio(clip) for clip in clips[::37][:24]])
     assert len(sound) > 6 * 16000
     return sound[: 8 * 16000]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def store(home: Path) -> ModelStore:
+    return ModelStore(home / "models", home / "marks.json")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,33 +26,15 @@ from fl_client.listen.sources import Block, open_source
 from fl_client.store import ModelStore
 from tests.fl_client.listen.made_releases import make_release, make_task, resealed_files
 from tests.made_manifests import put
+from tests.processes import eventually
 
 Sound = NDArray[np.float32]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def store(home: Path) -> ModelStore:
-    return ModelStore(home / "models", home / "marks.json")
 
 
 @pytest.fixture
 def recording(tmp_path: Path, speech: Sound) -> Path:
     soundfile.write(tmp_path / "speech.wav", speech, 16000, subtype="FLOAT")
     return tmp_path / "speech.wav"
-
-
-def eventually(condition: Callable[[], bool], child: subprocess.Popen[bytes] | None = None) -> None:
-    """Wait until `condition`, which only a fault keeps from coming."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        assert child is None or child.poll() is None
-        time.sleep(0.02)
 
 
 def status(home: Path) -> dict[str, float]:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,18 +21,9 @@ from fl_client.store import ModelStore
 from tests.fl_client.listen.made_faults import BANG, faulty_files
 from tests.fl_client.listen.made_releases import make_release
 from tests.made_manifests import put
+from tests.processes import eventually
 
 Sound = NDArray[np.float32]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def store(home: Path) -> ModelStore:
-    return ModelStore(home / "models", home / "marks.json")
 
 
 @pytest.fixture
@@ -52,14 +42,6 @@ def listen(home: Path, tmp_path: Path, speech: Sound) -> Iterator[Callable[[], s
     for child in children:
         child.kill()
         child.wait()
-
-
-def eventually(condition: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        assert child.poll() is None
-        time.sleep(0.02)
 
 
 def version(home: Path) -> int | None:
