@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -47,7 +47,7 @@ def first_recognizer(
         stamp = store.stamp()
         if stamp != seen:
             seen = stamp
-            for release in sorted(store.newest_first(), key=lambda found: trials.failed(found.version, seen)):
+            for release in _failed_last(store.newest_first(), trials, seen):
                 try:
                     recognizer = _put_to_work(
                         release, personal, partial(Recognizer, owner=owner, limits=limits)
@@ -94,6 +94,17 @@ def follow(
             log.warning("version %d stays: %s", recognizer.version, error.happened)
         else:
             log.info("version %d is on trial beside version %d", release.version, recognizer.version)
+
+
+def _failed_last(releases: Iterable[Release], trials: Trials, seen: Stamp | None) -> Iterator[Release]:
+    """`releases` as they come, which are read when they are asked for, but for one that failed its trial."""
+    failed = []
+    for release in releases:
+        if trials.failed(release.version, seen):
+            failed.append(release)
+        else:
+            yield release
+    yield from failed
 
 
 def _conclude(trials: Trials, recognizer: Recognizer) -> None:
