@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 
 import pytest
 import uvicorn
@@ -36,10 +37,12 @@ def let_in(*sources: str, pace: Pace | None = None) -> tuple[list[bool], bool]:
         kept = [still_open(guest) for guest in guests]
         for guest in guests:
             guest.close()
-        for _ in range(100):
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:  # until the server has seen that the others are gone
             with socket.create_connection(address, 10) as late:
                 if still_open(late):
                     return kept, True
+            time.sleep(0.02)
         return kept, False
 
     async def host() -> tuple[list[bool], bool]:

@@ -150,7 +150,7 @@ def test_words_with_pauses_give_the_same_events_and_the_pauses_are_counted(speec
 
 def test_the_gate_goes_on_through_a_swap_to_another_grid(speech: Sound) -> None:
     other = make_task(front_end={"kind": "log-mel", "window": 512, "hop": 320})
-    at_once = SwapLimits(shadow_seconds=0)
+    at_once = SwapLimits(shadow_seconds=0, wait_seconds=0)
     recognizer = Recognizer(make_release(1).release, ListenSettings(gate_db=6), at_once)
     recognizer.feed(np.concatenate((noise(5, 1e-4), speech[: 3 * RATE])))
     before = recognizer.counters.gated
