@@ -83,6 +83,7 @@ def init(
     from common.protocol.plan import Privacy
     from common.security.passphrase import new_passphrase
     from common.settings import parse_settings, split_list
+    from common.task import nothing_of
     from fl_server.initialise import initialise
     from fl_server.settings import ARCHITECTURE, BABBLE, PRIVATE_ARCHITECTURE, ServerSettings
 
@@ -98,6 +99,8 @@ def init(
     }
     if dp:
         document["privacy"] = Privacy().model_dump()
+    elif nothing_of(split_list(labels)):
+        document["recipe"] = {"negatives": 1}
     settings = parse_settings(ServerSettings, document, "the command line")
     secret = new_passphrase(passphrase_file, "the coordinator's keys", ask=passphrase)
     coordinator = initialise(

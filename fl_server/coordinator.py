@@ -13,7 +13,7 @@ from functools import partial
 from common.data.clips import Clips
 from common.data.features import load_features
 from common.errors import CoordinatorError, FedAudioError
-from common.files import StorageError, make_folder
+from common.files import StorageError, locked, make_folder
 from common.privacy.accounting import compose
 from common.protocol.answer import PrivacySpent, Report
 from common.protocol.plan import sign_plan
@@ -95,6 +95,7 @@ class Coordinator:
         Raises:
             CoordinatorError: FA-5002, FA-5003, FA-5008, FA-5012, FA-5013.
         """
+        opened = self._home.open_lock
         with alone(self._home):
             self._versions.repair()
             settle_interrupted(self._registry)
@@ -111,8 +112,9 @@ class Coordinator:
                 with FrontProcess(self._home, settings, self._password, self._insecure) as front:
                     self._port = front.port
                     log.info("listening on %s:%d", self._settings.host, front.port)
+                    self._note_absence()  # what was noted last was of another front
                     try:
-                        with hold_fleet(front.private_address, front.secret) as fleet:
+                        with hold_fleet(front.private_address, front.secret) as fleet, locked(opened):
                             self._take_orders(fleet, front, stop)
                     except FleetLostError as error:
                         log.warning("the front is gone, starting another: %s", error)
@@ -205,6 +207,10 @@ class Coordinator:
         if (self._port, len(members)) != self._noted:
             self._registry.note_presence(os.getpid(), self._port, len(members))
             self._noted = (self._port, len(members))
+
+    def _note_absence(self) -> None:
+        self._registry.note_absence()
+        self._noted = None
 
     def _wait_for_devices(self, fleet: Fleet, stop: threading.Event) -> bool:
         """Wait for the smallest number of devices; False if asked to stop.

@@ -214,10 +214,10 @@ def _check_address(address: str, pin: str) -> None:
 def _address(place: CoordinatorHome, registry: Registry) -> str:
     """Where devices reach the coordinator, by the first name of its TLS certificate."""
     from fl_server.keyring import certified_names
-    from fl_server.status import is_running
+    from fl_server.status import is_open
 
-    presence = registry.presence()
-    port = presence.port if presence and is_running(place) else settings_of(place).port
+    presence = registry.presence() if is_open(place) else None
+    port = presence.port if presence else settings_of(place).port
     if port == 0:
         raise CoordinatorError(
             "FA-5056",

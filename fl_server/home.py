@@ -82,3 +82,7 @@ class CoordinatorHome:
     @property
     def lock(self) -> Path:
         return self.root / "coordinator.lock"
+
+    @property
+    def open_lock(self) -> Path:
+        return self.root / "open.lock"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, inspect, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -298,6 +298,11 @@ class Registry:
         """Say that the coordinator lives and how many devices it sees."""
         with self.session() as session:
             session.merge(Presence(id=1, pid=pid, port=port, seen=datetime.now(UTC), online=online))
+
+    def note_absence(self) -> None:
+        """Take back what was said last."""
+        with self.session() as session:
+            session.execute(delete(Presence))
 
     def presence(self) -> Presence | None:
         """The last word of the coordinator about itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from datetime import datetime
+from pathlib import Path
 from typing import TypedDict
 
 from fl_server.home import CoordinatorHome
@@ -45,7 +46,7 @@ class DeviceStatus(TypedDict):
 
 
 class Status(TypedDict):
-    """All of it."""
+    """All of it. `running` means that devices can reach it."""
 
     running: bool
     port: int | None
@@ -56,9 +57,18 @@ class Status(TypedDict):
 
 
 def is_running(home: CoordinatorHome) -> bool:
-    """Whether a coordinator holds the folder's lock."""
+    """Whether a coordinator has the folder for itself."""
+    return _is_locked(home.lock)
+
+
+def is_open(home: CoordinatorHome) -> bool:
+    """Whether devices can reach a coordinator: some time after it began to run."""
+    return _is_locked(home.open_lock)
+
+
+def _is_locked(path: Path) -> bool:
     try:
-        with home.lock.open() as file:
+        with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -71,12 +81,12 @@ def describe(home: CoordinatorHome) -> Status:
     """The state of the coordinator in `home`."""
     registry = Registry(home.database)
     names = {device.id: device.name for device in registry.devices()}
-    presence, newest = registry.presence(), registry.model()
-    running = is_running(home)
+    newest = registry.model()
+    presence = registry.presence() if is_open(home) else None
     return Status(
-        running=running,
-        port=presence.port if presence and running else None,
-        online=presence.online if presence and running else 0,
+        running=presence is not None,
+        port=presence.port if presence else None,
+        online=presence.online if presence else 0,
         version=newest.version if newest else None,
         rounds=[
             RoundStatus(

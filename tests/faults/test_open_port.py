@@ -213,7 +213,7 @@ def test_a_thousand_silent_peers_cost_little_and_an_address_may_have_few(
         process = psutil.Process(front.process.pid)
         wait_for(lambda: len(open_connections(process)) >= MOST_UNGREETED, "the peers", patience=HEAD_SECONDS)
         assert front.process.memory() - memory < MOST_UNGREETED * 100_000
-        wait_for(lambda: sum(map(is_shut, guests)) == 4 * 20, "the end of those above", patience=2)
+        wait_for(lambda: sum(map(is_shut, guests)) == 4 * 20, "the end of those above", patience=HEAD_SECONDS)
     wait_for(lambda: device.beat().is_success, "room", patience=HEAD_SECONDS)
 
 

@@ -15,6 +15,7 @@ import pytest
 from common.errors import ConfigError
 from common.protocol.invitation import Invitation
 from common.security.keys import read_protection
+from common.settings import load_settings
 from fedaudio.cli import main
 from fl_server.authority import DeviceAuthority
 from fl_server.devices_cli import parse_lifetime
@@ -22,7 +23,7 @@ from fl_server.enrolment import enrol
 from fl_server.home import CoordinatorHome
 from fl_server.keyring import load_trust
 from fl_server.registry import Contribution, Registry, Round
-from fl_server.settings import DeviceRules
+from fl_server.settings import DeviceRules, ServerSettings
 from fl_server.tokens import make_token
 from tests.fl_server.made_devices import MadeDevice
 
@@ -77,6 +78,27 @@ class TestInit:
         report = json.loads(out)
         assert report["protection"] == "file-mode"
         assert len(report["coordinator"]) == 64
+
+    @pytest.mark.parametrize(
+        ("arguments", "negatives"),
+        [
+            (("--labels", "a,b"), 0),
+            (("--labels", "a,b,background"), 1),
+            (("--labels", "a,b,background", "--dp", "--warm-start", "body.safetensors"), 0),
+        ],
+    )
+    def test_devices_make_what_is_no_word_where_there_is_a_label_for_it(
+        self,
+        command: Command,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: tuple[str, ...],
+        negatives: int,
+    ) -> None:
+        monkeypatch.setattr("fl_server.cli._find_body", lambda sources, task: {})
+        assert command("init", *arguments, "--home", tmp_path / "server")[0] == 0
+        settings = load_settings(ServerSettings, tmp_path / "server" / "server.toml")
+        assert settings.recipe.negatives == negatives
 
     def test_with_a_passphrase_from_a_file(self, command: Command, tmp_path: Path) -> None:
         (tmp_path / "passphrase").write_text("secret words\n")
