@@ -1,9 +1,16 @@
-"""Memory and processor time of the listening process, beside torch stepping the same model.
+"""Memory and processor time of the listening process, beside torch stepping the same model and wake word
+engines.
 
-    python -m benchmarks.listener [--seconds 20] [--json]
+    python -m benchmarks.listener [--seconds 20] [--rounds 3] [--peer-python PYTHON] [--json]
 
-Real time: a file at the pace of sound, in blocks of 20 ms. Fast: more of the same sound as fast as it is
-read, in blocks of a second. The peer runs the same front end on the same blocks and steps the model in torch.
+Each is a process of its own, with one thread to compute with, and hears the same sound at the pace of sound
+from its standard input. What its start costs is not counted. PYTHON is of an environment with the peers:
+
+    pip install onnxruntime pyopen-wakeword==1.1.0 pymicro-wakeword==2.5.0
+    pip install --no-deps openwakeword==0.4.0
+
+Resident memory counts what is shared with other processes in full; "shared out" is the PSS, in which each has
+its part of that; "own" is in no other process. A step is the time from a hop's sound to its scores.
 """
 
 from __future__ import annotations
@@ -11,18 +18,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import psutil
 import soundfile
 
+from benchmarks.peers import wake_words
 from common.audio.front_end import SAMPLE_RATE
 from common.audio.golden import golden_clip
 from common.files import sha256
@@ -40,21 +51,33 @@ from common.protocol.release import (
 from common.protocol.tensors import encode_weights
 from common.security.canonical import canonical
 from common.task import Task
-from fl_client.listen.sources import open_source
+from fl_client.listen.sources.source import PERIOD
 from fl_client.store import ModelStore
 
 LABELS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", "unknown", "silence")
-FAST_FACTOR = 30
-"""The fast runs hear this many times as much sound as the run in real time."""
+WARM_UP_SECONDS = 6.0
+"""Heard before anything is measured: all have started by then and are in time with the sound again."""
+
+STEPS = 3000
 
 
-class Row(TypedDict):
-    """One line of the table."""
+@dataclass(frozen=True)
+class Usage:
+    """What a process needs: megabytes, and seconds of processor time per second of sound."""
+
+    resident: float
+    shared_out: float
+    own: float
+    processor: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One line of the table: what is run, and how many samples it is given at a time."""
 
     name: str
-    rss_mb: float
-    rtf: float
-    audio_seconds: float
+    command: list[str]
+    samples: int
 
 
 def untrained_release(version: int) -> dict[str, bytes]:
@@ -95,33 +118,45 @@ def write_sound(path: Path, seconds: float) -> None:
     )
 
 
-def measure_listener(name: str, home: Path, source: str, seconds: float | None) -> Row:
-    """Run the real process for `seconds`, or to the end of the sound, and read its own report."""
-    status = home / "listener.json"
-    status.unlink(missing_ok=True)
-    child = subprocess.Popen(
-        [sys.executable, "-m", "fl_client.listen", "--home", str(home), "--source", source]
-    )
-    if seconds is not None:
-        while not status.exists():
-            time.sleep(0.05)
-        time.sleep(seconds)
-        child.terminate()
-    child.wait()
-    report = json.loads(status.read_bytes())
-    assert child.returncode == 0
-    assert report["dropped"] == report["doubled"] == 0
-    return Row(name=name, rss_mb=report["rss_mb"], rtf=report["rtf"], audio_seconds=report["seconds"])
+def measure(subject: Subject, sound: bytes, seconds: float) -> Usage:
+    """Play `sound` to a process, over and over, and see what it needs for `seconds` of it."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        subject.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
+    ) as child:
+        process = psutil.Process(child.pid)
+        pieces = _pieces(sound, 2 * subject.samples)
+        _play(child, pieces, WARM_UP_SECONDS, subject.samples)
+        before = process.cpu_times()
+        _play(child, pieces, seconds, subject.samples)
+        after, memory = process.cpu_times(), process.memory_full_info()
+    used = after.user + after.system - before.user - before.system
+    return Usage(memory.rss / 1e6, memory.pss / 1e6, memory.uss / 1e6, used / seconds)
 
 
-def run_peer(home: Path, spec: str, seconds: float) -> Row:
-    """Step the release's model in eager torch, block by block as the listener does."""
+def _pieces(sound: bytes, size: int) -> Iterator[bytes]:
+    return cycle([sound[start : start + size] for start in range(0, len(sound) - size + 1, size)])
+
+
+def _play(child: subprocess.Popen[bytes], pieces: Iterator[bytes], seconds: float, samples: int) -> None:
+    assert child.stdin is not None
+    due = time.monotonic()
+    for _ in range(round(seconds * SAMPLE_RATE / samples)):
+        due += samples / SAMPLE_RATE
+        time.sleep(max(0.0, due - time.monotonic()))
+        child.stdin.write(next(pieces))
+        child.stdin.flush()
+
+
+def run_torch(home: Path) -> None:
+    """Step the release's model in eager torch, block by block as the listener does, until the input ends."""
     import torch
 
     from common.audio.stream import StreamFrontEnd
     from common.models.acoustic import StreamingModel
     from common.models.registry import build_model
     from common.models.weights import set_weights
+    from fl_client.listen.sources import open_source
 
     torch.set_num_threads(1)
     release = ModelStore(home / "models").load_current()
@@ -133,10 +168,8 @@ def run_peer(home: Path, spec: str, seconds: float) -> Row:
     front_end = StreamFrontEnd(task.front_end)
     state = model.initial_state(1)
     recent = torch.empty(1, 0, len(LABELS))
-    heard, began = 0, time.process_time()
-    with open_source(spec) as source, torch.inference_mode():
-        while heard < seconds * SAMPLE_RATE and (block := source.read()) is not None:
-            heard += len(block.samples)
+    with open_source("stdin") as source, torch.inference_mode():
+        while (block := source.read()) is not None:
             frames = front_end.feed(block.samples)
             if len(frames):
                 logits, state = model.step(torch.from_numpy(frames[None]), state)
@@ -144,60 +177,117 @@ def run_peer(home: Path, spec: str, seconds: float) -> Row:
                 windows = recent.unfold(1, min(task.clip_frames, recent.shape[1]), 1)
                 windows.logsumexp(dim=-1).softmax(dim=-1)
                 recent = recent[:, -(task.clip_frames - 1) :]
-    rtf = (time.process_time() - began) / heard * SAMPLE_RATE
-    memory = psutil.Process().memory_info().rss / 1e6
-    return Row(name="", rss_mb=round(memory, 1), rtf=round(rtf, 5), audio_seconds=heard / SAMPLE_RATE)
 
 
-def measure_peer(name: str, home: Path, source: str, seconds: float) -> Row:
-    """`run_peer` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.listener", "--peer", str(home), source, str(seconds)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    row: Row = json.loads(answer.splitlines()[-1])
-    row["name"] = name
-    return row
+def run_steps(home: Path) -> None:
+    """Print the median and the 99th percentile of the seconds that the listener takes for a hop of 10 ms."""
+    from fl_client.listen.recognizer import Recognizer
+
+    release = ModelStore(home / "models").load_current()
+    assert release is not None
+    recognizer = Recognizer(release)
+    hop = release.manifest.task.front_end.hop
+    sound, _ = soundfile.read(home / "sound.wav", dtype="float32")
+    taken = []
+    for start in range(0, (STEPS + 500) * hop, hop):
+        block = np.take(sound, range(start, start + hop), mode="wrap")
+        began = time.perf_counter()
+        recognizer.feed(block)
+        taken.append(time.perf_counter() - began)
+    print(json.dumps(np.percentile(taken[500:], (50, 99)).tolist()))
 
 
-def measure(seconds: float) -> list[Row]:
-    """All rows, each from a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        home, sound = Path(folder), Path(folder) / "sound.wav"
-        # Exported in a child, so that no row is measured beside a torch in this process.
-        subprocess.run([sys.executable, "-m", "benchmarks.listener", "--export", folder], check=True)
-        longer = seconds * FAST_FACTOR
-        write_sound(sound, longer)
-        live, fast = f"file:{sound},loop", f"file:{sound},fast"
-        return [
-            measure_listener("listener, real time", home, live, seconds),
-            measure_peer("torch eager, real time", home, live, seconds),
-            measure_listener("listener, fast", home, fast, None),
-            measure_peer("torch eager, fast", home, fast, longer),
-        ]
+def subjects(folder: Path, peer_python: str) -> list[Subject]:
+    """All that is compared; a peer that is not installed is named and left out."""
+    here = [sys.executable, "-m", "benchmarks.listener"]
+    listen = [sys.executable, "-m", "fl_client.listen", "--source", "stdin", "--home"]
+    found = [
+        Subject(f"listener, blocks of {ms} ms", [*listen, str(folder / "main")], ms * SAMPLE_RATE // 1000)
+        for ms in (10, 20, 40)
+    ]
+    found.append(Subject("listener, 3 tasks, 40 ms", [*listen, str(folder / "three")], PERIOD))
+    found.append(Subject("torch eager, 40 ms", [*here, "--torch", str(folder / "main")], PERIOD))
+    for name in wake_words.ENGINES:
+        samples = wake_words.SAMPLES[name]
+        command = [peer_python, wake_words.__file__, name]
+        if subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True).returncode:
+            print(f"{name}: not installed for {peer_python}; see --help", file=sys.stderr)
+        else:
+            found.append(Subject(f"{name}, {samples * 1000 // SAMPLE_RATE} ms", command, samples))
+    return found
+
+
+def make_homes(folder: Path) -> None:
+    """A device with one task in `main`, and one with three in `three`."""
+    files = untrained_release(1)
+    for home in ("main", "three", "second", "third"):
+        write_release(folder / home / "models" / "00000001", files)
+        (folder / home / "models" / "current").write_text("1\n")
+        if home != "main":
+            tasks = '[tasks]\nsecond = "../second"\nthird = "../third"\n' if home == "three" else ""
+            settings = f'name = "{home}"\nserver = "127.0.0.1:1"\ncoordinator = "{"0" * 64}"\n{tasks}'
+            (folder / home / "device.toml").write_text(settings)
+
+
+def median(usages: list[Usage]) -> Usage:
+    """Of each figure by itself."""
+    columns = zip(*(asdict(usage).values() for usage in usages), strict=True)
+    return Usage(*(round(statistics.median(column), 5) for column in columns))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of the run in real time")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of sound in each run")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each; the table has medians")
+    parser.add_argument(
+        "--peer-python", default=sys.executable, help="Python of an environment with the peers"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--export", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--torch", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.export:
-        write_release(options.export / "models" / "00000001", untrained_release(1))
-        (options.export / "models" / "current").write_text("1\n")
-    elif options.peer:
-        home, source, seconds = options.peer
-        print(json.dumps(run_peer(Path(home), source, float(seconds))))
+        make_homes(options.export)
+    elif options.torch:
+        run_torch(options.torch)
+    elif options.steps:
+        run_steps(options.steps)
     else:
-        os.environ["OMP_NUM_THREADS"] = "1"
-        rows = measure(options.seconds)
-        print(f"{'':24}{'resident MB':>12}{'CPU s per audio s':>20}{'audio s':>10}")
-        for row in rows:
-            print(f"{row['name']:24}{row['rss_mb']:12.1f}{row['rtf']:20.5f}{row['audio_seconds']:10.0f}")
-        if options.json:
-            print(json.dumps({"benchmark": "listener", "rows": rows}))
+        compare(options.seconds, options.rounds, options.peer_python, as_json=options.json)
+
+
+def compare(seconds: float, rounds: int, peer_python: str, *, as_json: bool) -> None:
+    """Measure all in turn, `rounds` times, and print the medians."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as name:
+        folder, here = Path(name), [sys.executable, "-m", "benchmarks.listener"]
+        # Exported in a child, so that this process has no torch that shares its pages with what is measured.
+        subprocess.run([*here, "--export", name], check=True)
+        write_sound(folder / "main" / "sound.wav", 10.0)
+        sound, _ = soundfile.read(folder / "main" / "sound.wav", dtype="int16")
+        compared = subjects(folder, peer_python)
+        usages: dict[str, list[Usage]] = {subject.name: [] for subject in compared}
+        steps = []
+        for _ in range(rounds):
+            for subject in compared:
+                usages[subject.name].append(measure(subject, sound.tobytes(), seconds))
+            answer = subprocess.run(
+                [*here, "--steps", str(folder / "main")], check=True, capture_output=True
+            ).stdout
+            steps.append(json.loads(answer))
+    rows = {name: median(found) for name, found in usages.items()}
+    middle, late = (statistics.median(column) * 1e3 for column in zip(*steps, strict=True))
+    print(f"{'':28}{'resident MB':>12}{'shared out':>12}{'own':>8}{'processor %':>13}")
+    for name, row in rows.items():
+        figures = f"{row.resident:12.1f}{row.shared_out:12.1f}{row.own:8.1f}{row.processor:13.2%}"
+        print(f"{name:28}{figures}")
+    print(f"a step of the listener: median {middle:.3f} ms, 99th percentile {late:.3f} ms")
+    if as_json:
+        found = {name: asdict(row) for name, row in rows.items()}
+        print(json.dumps({"benchmark": "listener", "rows": found, "step_ms": [middle, late]}))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,24 @@ from datetime import UTC, datetime
 LOG_FORMAT = "FEDAUDIO_LOG_FORMAT"
 """Environment variable, text or json: the command sets it, and the processes it starts inherit it."""
 
+LOG_TASK = "FEDAUDIO_LOG_TASK"
+"""Environment variable, inherited likewise: the task a process works for, where there are several. Each line
+says it."""
+
 
 class JsonLines(logging.Formatter):
     """A record as one JSON object."""
+
+    def __init__(self, task: str = "") -> None:
+        super().__init__()
+        self._task = {"task": task} if task else {}
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **self._task,
             "message": record.getMessage(),
         }
         if record.exc_info:
@@ -72,11 +81,12 @@ def configure_logging(
     *, level: int = logging.INFO, quiet: Sequence[str] = ("flwr", "httpx", "onnx_ir")
 ) -> None:
     """Log to standard error, as `LOG_FORMAT` says; loggers named in `quiet` only warn."""
-    handler = logging.StreamHandler()
+    handler, task = logging.StreamHandler(), os.environ.get(LOG_TASK, "")
+    of_task = f" [{task.replace('%', '%%')}]" if task else ""
     handler.setFormatter(
-        JsonLines()
+        JsonLines(task)
         if os.environ.get(LOG_FORMAT) == "json"
-        else TextLines("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+        else TextLines(f"%(asctime)s %(levelname)-7s %(name)s{of_task}: %(message)s", "%H:%M:%S")
     )
     handler.addFilter(Throttle())
     logging.basicConfig(level=level, handlers=[handler], force=True)

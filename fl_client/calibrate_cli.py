@@ -91,6 +91,7 @@ def _write(config: Path, version: int, found: Calibration) -> None:
     )
     file = config.resolve()
     text = merge_table(file.read_bytes().decode(), ("listen", "thresholds"), found.thresholds, note)
+    text = merge_table(text, ("listen", "calibration"), {"version": version}, "Of these thresholds.")
     write_atomic(file, text.encode(), stat.S_IMODE(file.stat().st_mode))
 
 

@@ -17,10 +17,10 @@ from common.audio.front_end import SAMPLE_RATE
 from common.errors import DeviceError
 from common.evaluation.intervals import CONFIDENCE, garwood
 from common.protocol.release import Release
-from common.task import Task
+from common.task import Task, is_background
 from fl_client.listen.pipeline import Pipeline, blocks
 from fl_client.listen.settings import ListenSettings
-from fl_client.listen.trigger import Detector, Scores, is_background
+from fl_client.listen.trigger import Detector, Scores
 
 HIGHEST_LOGIT, STEP = 9.2, 0.2
 """Thresholds are tried from 0.9999 down, in equal steps of the logarithm of odds: scores gather near 1."""

@@ -17,9 +17,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from common.log import printable
 from common.settings import load_settings, split_list
-from fl_client import calibrate_cli, clips_cli, outlet_cli, privacy_cli
+from fl_client import calibrate_cli, clips_cli, outlet_cli, privacy_cli, status_cli
 from fl_client.home import DeviceHome
 from fl_client.options import Home, Json, PassphraseFile, existing, unlock
 from fl_client.settings import DeviceSettings
@@ -35,6 +34,7 @@ app.add_typer(policy, name="policy")
 app.add_typer(privacy_cli.app, name="privacy")
 app.command("calibrate")(calibrate_cli.calibrate)
 app.command("feedback")(clips_cli.feedback)
+app.command("status")(status_cli.status)
 app.add_typer(clips_cli.app, name="clips")
 app.add_typer(outlet_cli.app, name="outlet")
 
@@ -145,64 +145,33 @@ def start(
     passphrase_file: PassphraseFile = None,
     insecure_loopback: Insecure = False,
 ) -> None:
-    """Take part in rounds and listen, until stopped."""
+    """Take part in rounds and listen, until stopped; for the tasks of other folders too, as [tasks] says."""
     from common.log import configure_logging
     from fl_client.connection import require_loopback
+    from fl_client.device_tasks import task_homes, warn_of_unused
     from fl_client.supervisor import supervise
 
     place = existing(home)
     settings = load_settings(DeviceSettings, place.config)
     _check_spelling(source or settings.source)
+    homes = task_homes(place, settings)
     if insecure_loopback:
-        require_loopback(settings.server)
-    password = unlock(place, passphrase_file)
+        for folder in homes.values():
+            require_loopback(load_settings(DeviceSettings, folder.config).server)
+    passwords = {task: unlock(folder, passphrase_file) for task, folder in homes.items()}
     configure_logging()
+    warn_of_unused(homes)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     supervise(
-        place,
+        homes,
         source or settings.source,
         stop,
-        password=password,
+        passwords=passwords,
         insecure=insecure_loopback,
         outlet=settings.outlet.wanted,
     )
-
-
-@app.command()
-def status(home: Home = None, as_json: Json = False) -> None:
-    """Say whether the device is enrolled and linked, what it hears with, and what it has sent."""
-    from fl_client.status import describe
-
-    report = describe(existing(home))
-    if as_json:
-        typer.echo(json.dumps(report))
-        return
-    link, listener = report["link"], report["listener"]
-    typer.echo(f"Device {report['name']}, version {report['version']}, {report['clips']} clips.")
-    if report["certificate_ends"] is None:
-        typer.echo("Its enrolment has not been approved yet.")
-    else:
-        verb = "was" if report["enrolment"] == "expired" else "is"
-        typer.echo(
-            f"It is {report['device']}; its certificate {verb} good until {report['certificate_ends']}."
-        )
-    if link is None:
-        typer.echo("The link is not running.")
-    else:
-        state = "linked" if link["linked"] else "not linked"
-        traffic = f"{link['bytes_up']} bytes up, {link['bytes_down']} bytes down"
-        typer.echo(f"The link is {state}: {link['orders']} orders answered, {traffic}.")
-    if report["refusal"]:
-        typer.echo(printable(report["refusal"]))
-    if report["untold"]:
-        typer.echo(f"This platform does not tell what these rules are about: {', '.join(report['untold'])}.")
-    typer.echo(
-        "The listener is not running." if listener is None else f"The listener: {json.dumps(listener)}"
-    )
-    if report["outlet"] is not None:
-        typer.echo(f"The outlet: {json.dumps(report['outlet'])}")
 
 
 @app.command()

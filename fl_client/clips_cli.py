@@ -31,10 +31,9 @@ def feedback(
     given = give_feedback(existing(home), event, verdict, speaker)
     if as_json:
         typer.echo(json.dumps(asdict(given)))
-    elif given.label is None:
-        typer.echo(f"{given.event}, heard as {given.heard!r}, is not learned from.")
-    else:
-        typer.echo(f"{given.event}, heard as {given.heard!r}, is a clip of {given.label!r} from now on.")
+        return
+    fate = "not learned from" if given.label is None else f"a clip of {given.label!r} from now on"
+    typer.echo(f"{given.event}, heard as {given.heard!r} by the task {given.task}, is {fate}.")
 
 
 @app.command("list")

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from common.data.clips import Clip, Imported, imported_name
 from common.data.importing import sample_digest, write_clip
 from common.errors import DeviceError
 from common.files import locked, make_folder, read_if_there, rename, storage_error
+from common.settings import load_settings
+from common.task import nothing_of
 from fl_client.device_clips import clips_of, delete_files, forget_features
+from fl_client.device_tasks import task_homes
 from fl_client.heard import Heard, HeardFolder, Samples
 from fl_client.home import DeviceHome
 from fl_client.listen.events import append_line
 from fl_client.outlet.lines import Line, parse_line
+from fl_client.settings import DeviceSettings
 from fl_client.store import ModelStore
 
 RIGHT, WRONG, LAST = "right", "wrong", "last"
-
-NOTHING = ("unknown", "background", "background_noise")
-"""Labels, the best first, for what was reported and should not have been. Silence it was not."""
 
 LABEL = "label:"
 """Before a label that is spelled like a verdict."""
@@ -37,18 +38,21 @@ class Feedback:
         heard: the label that was reported.
         verdict: as it was given.
         label: of the clip that the event's sound is now; None if it is not used.
+        task: whose event it is; its clip is in the folder of that task.
     """
 
     event: str
     heard: str
     verdict: str
     label: str | None
+    task: str
 
 
 def give_feedback(home: DeviceHome, event: str, verdict: str, speaker: str | None = None) -> Feedback:
     """Make a clip of the sound of `event`, in place of what earlier feedback on it has made.
 
     Args:
+        home: of the device that listens. The event may be of any task that it listens for.
         event: its id in events.jsonl, or "last".
         verdict: "right"; "wrong", which makes it a clip of the task's label for what is none of the others,
             or leaves it unused where there is no such label; or the label it should have had, which may
@@ -56,22 +60,28 @@ def give_feedback(home: DeviceHome, event: str, verdict: str, speaker: str | Non
         speaker: who was heard, if that is known.
 
     Raises:
+        ConfigError: as `task_homes`.
         DeviceError: FA-4250 its sound is not there, FA-4251 no such event, FA-4252 no such label, FA-4253 it
             could be a verdict or a label, FA-4254 there is no model.
         DataError: FA-2006, the speaker cannot be a name.
         StorageError: FA-8001.
     """
     make_folder(home.root)
+    homes = task_homes(home, load_settings(DeviceSettings, home.config))
     name = _last(home) if event == LAST else event
-    folder = HeardFolder(home.heard)
-    with locked(home.clips_lock):
+    task = next((task for task, place in homes.items() if HeardFolder(place.heard).find(name)), None)
+    if task is None:
+        raise _no_sound(home, homes, name)
+    place = homes[task]
+    folder = HeardFolder(place.heard)
+    with locked(place.clips_lock):
         heard, samples = folder.find(name), folder.samples(name)
         if heard is None or heard.kind != "event" or samples is None:
-            raise _no_sound(home, name)
-        label = _label(verdict, heard, _labels(home))
-        _place(home, heard, samples, label, speaker)
-        given = Feedback(name, heard.label, verdict, label)
-        _note(home, given, heard)
+            raise _no_sound(home, homes, name)
+        label = _label(verdict, heard, _labels(place))
+        _place(place, heard, samples, label, speaker)
+        given = Feedback(name, heard.label, verdict, label, task)
+        _note(place, given, heard)
     return given
 
 
@@ -103,7 +113,7 @@ def _label(verdict: str, heard: Heard, labels: tuple[str, ...]) -> str | None:
                 f"{verdict!r} is a label of this task, too.",
                 f"Say {LABEL}{verdict} for the label; else say {LABEL}NAME with the label it should have.",
             )
-        wanted = heard.label if verdict == RIGHT else _nothing(labels)
+        wanted = heard.label if verdict == RIGHT else nothing_of(labels)
         if wanted is None or wanted in labels:
             return wanted
     else:
@@ -113,12 +123,6 @@ def _label(verdict: str, heard: Heard, labels: tuple[str, ...]) -> str | None:
         hint = f"Did you mean {near[0]!r}?" if near else f"Its labels are {', '.join(labels[:20])}."
         raise DeviceError("FA-4252", f"The task has no label {wanted!r}.", hint)
     return wanted
-
-
-def _nothing(labels: tuple[str, ...]) -> str | None:
-    """The label for a sound that is none of the others. It may be a word, and is no silence."""
-    found = {label.strip("_").lower(): label for label in labels}
-    return next((found[name] for name in NOTHING if name in found), None)
 
 
 def _labels(home: DeviceHome) -> tuple[str, ...]:
@@ -141,12 +145,14 @@ def _last(home: DeviceHome) -> str:
     return str(newest["id"])
 
 
-def _no_sound(home: DeviceHome, name: str) -> DeviceError:
-    if any(line["id"] == name for line in _events(home)):
+def _no_sound(home: DeviceHome, homes: Mapping[str, DeviceHome], name: str) -> DeviceError:
+    line = next((line for line in _events(home) if line["id"] == name), None)
+    if line is not None:
+        place = homes.get(str(line.get("task")), home)
         return DeviceError(
             "FA-4250",
             f"The sound of the event {name} is not kept on this device.",
-            "Put `events = true` under [keep] in device.toml and start the listener again: "
+            f"Put `events = true` under [keep] in {place.config} and start the listener again: "
             "the events that come then can be judged.",
         )
     return DeviceError(
@@ -167,7 +173,9 @@ def _events(home: DeviceHome) -> Iterator[Line]:
 
 def _note(home: DeviceHome, given: Feedback, heard: Heard) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    facts = {"time": now, **asdict(given), "score": heard.score, "version": heard.version}
+    # Not the task: that is the folder's own, whatever a device that listens for it calls it.
+    said = {"event": given.event, "heard": given.heard, "verdict": given.verdict, "label": given.label}
+    facts = {"time": now, **said, "score": heard.score, "version": heard.version}
     try:
         append_line(home.feedback, json.dumps(facts, ensure_ascii=False) + "\n")
     except OSError as error:

@@ -48,7 +48,7 @@ def unlock(place: DeviceHome, file: Path | None) -> bytes | None:
 
     if read_protection(place.identity).by == "file-mode":
         return None
-    secret = find_passphrase(file) or ask_passphrase("Passphrase of the device's keys")
+    secret = find_passphrase(file) or ask_passphrase(f"Passphrase of the keys in {place.identity}")
     password = KeyFolder.unlock(place.identity, secret).password
     load_pair(KeyFolder(place.identity, password))
     return password

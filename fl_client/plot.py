@@ -18,11 +18,11 @@ from common.audio.reading import read_audio
 from common.errors import DeviceError
 from common.pictures import SERIES, begin_figure, save_figure
 from common.protocol.release import Release
+from common.task import is_background
 from fl_client.home import DeviceHome
 from fl_client.listen.events import Event
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.settings import ListenSettings
-from fl_client.listen.trigger import is_background
 from fl_client.newest import newest
 
 DYNAMICS_DB = 70.0

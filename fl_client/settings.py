@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from common.names import DeviceName
 from common.settings import Settings
 from fl_client.keep_settings import KeepSettings
+from fl_client.listen.events import MAIN
 from fl_client.listen.settings import ListenSettings
 from fl_client.outlet.settings import OutletSettings
+
+
+def _is_further(name: str) -> str:
+    if name == MAIN:
+        raise ValueError(f"{MAIN} is the device's own task")
+    return name
+
+
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$"), AfterValidator(_is_further)]
+"""A bare key of TOML. It becomes part of topics, templates and labels as it is."""
+
+TaskFolder = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
 
 
 class DeviceSettings(Settings):
@@ -32,6 +47,11 @@ class DeviceSettings(Settings):
         120.0, ge=0, description="how long training stays loaded after a round"
     )
     worker_niceness: int = Field(10, ge=0, le=19, description="listening goes before training")
+    tasks: dict[TaskName, TaskFolder] = Field(
+        default_factory=dict,
+        max_length=8,
+        description="other devices' folders, whose tasks are listened for too, by the name of the task",
+    )
     listen: ListenSettings = ListenSettings()
     keep: KeepSettings = KeepSettings()
     outlet: OutletSettings = OutletSettings()

@@ -9,6 +9,7 @@ from common.files import is_there
 from common.security.certificates import DeviceCertificate
 from common.settings import load_settings
 from fl_client.conditions import Conditions
+from fl_client.device_tasks import task_homes
 from fl_client.home import DeviceHome
 from fl_client.identity import read_certificate
 from fl_client.policy import load_policy
@@ -22,7 +23,10 @@ class Status(TypedDict):
 
     `enrolment` is active, pending or expired; `device` and `certificate_ends` are None before it was active.
     `refusal` is why the link is not linked, where waiting alone will not mend it. `untold` names the rules in
-    force that have no effect, because this platform does not tell what they are about.
+    force that have no effect, because this platform does not tell what they are about. `tasks` are those that
+    are listened for beside the device's own: their folders, and what the listener reports of each, None while
+    it does not hear it. `thresholds_of` is the version that the thresholds were measured with, if another is
+    at work.
     """
 
     name: str
@@ -33,23 +37,36 @@ class Status(TypedDict):
     refusal: str | None
     untold: list[str]
     version: int | None
+    thresholds_of: int | None
     clips: int
     link: Report | None
     listener: Report | None
     outlet: Report | None
+    tasks: dict[str, TaskStatus]
+
+
+class TaskStatus(TypedDict):
+    """A task of another device's folder."""
+
+    home: str
+    listener: Report | None
 
 
 def describe(home: DeviceHome) -> Status:
     """The state of the device in `home`.
 
     Raises:
-        ConfigError: FA-6001..FA-6003, device.toml or policy.toml.
+        ConfigError: FA-6001..FA-6003, device.toml or policy.toml; FA-6010, FA-6011, a task's folder.
         ProtocolError: FA-3029, the certificate is damaged.
         StorageError: FA-8001, the folder cannot be read.
     """
     settings = load_settings(DeviceSettings, home.config)
     certificate = read_certificate(home) if is_there(home.certificate) else None
-    link = read_report(home.link_status)
+    link, listener = read_report(home.link_status), read_report(home.listener_status)
+    heard = (listener or {}).get("tasks") or {}
+    folders = task_homes(home, settings)
+    version = ModelStore(home.models).current_version()
+    at_work = (listener or {}).get("version") or version
     return Status(
         name=settings.name,
         server=settings.server,
@@ -58,11 +75,16 @@ def describe(home: DeviceHome) -> Status:
         certificate_ends=certificate.ends.isoformat(timespec="minutes") if certificate else None,
         refusal=str(link["refusal"]) if link and link.get("refusal") else None,
         untold=load_policy(home.policy).untold(Conditions.now()),
-        version=ModelStore(home.models).current_version(),
+        version=version,
+        thresholds_of=settings.listen.measured_with_another(at_work) if at_work is not None else None,
         clips=sum(1 for _ in home.clips.glob("[!_]*/*.flac")),
         link=link,
-        listener=read_report(home.listener_status),
+        listener=listener,
         outlet=read_report(home.outlet_status),
+        tasks={
+            name: TaskStatus(home=str(folders[name].root), listener=heard.get(name))
+            for name in settings.tasks
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""`fedaudio client start`: keeps the link, the listener and the outlet alive, each in its own process."""
+"""`fedaudio client start`: keeps the links, the listener and the outlet alive, each in its own process."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from common.errors import ConfigError, DeviceError
 from common.files import locked
+from common.log import LOG_TASK
 from fl_client.home import DeviceHome
+from fl_client.listen.events import MAIN
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +41,14 @@ class Child:
             that closes, and ends them, when we are gone.
         secret: first line that it reads from its pipe; None for none. Others can see arguments and
             environment.
+        task: that it works for, which its log lines say; empty if that goes without saying.
     """
 
     name: str
     command: list[str]
     hears_stdin: bool = False
     secret: bytes | None = field(default=None, repr=False)
+    task: str = ""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
@@ -57,7 +61,7 @@ class Child:
         self.process = subprocess.Popen(
             self.command,
             stdin=None if self.hears_stdin else subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", LOG_TASK: self.task},
         )
         if self.secret is not None and self.process.stdin:
             # One that has died already is noticed by `watch`.
@@ -109,34 +113,34 @@ class Child:
 
 
 def supervise(
-    home: DeviceHome,
+    homes: Mapping[str, DeviceHome],
     source: str | None,
     stop: threading.Event,
     *,
-    password: bytes | None = None,
+    passwords: Mapping[str, bytes | None],
     insecure: bool = False,
     outlet: bool = False,
 ) -> None:
-    """Run a device until `stop` is set.
+    """Run a device until `stop` is set: a link for each task, and one listener for all.
 
     Args:
+        homes: the folder of each task, as `task_homes` gives them.
         source: what the listener listens to, as `fl_client.listen` spells it; None for no listener.
-        password: of the keys, as `KeyFolder.unlock` derives it; for the link alone.
+        passwords: of the keys of each task, as `KeyFolder.unlock` derives them; for the links alone.
         insecure: no TLS, plans not signed, answers not sealed; to a coordinator on this machine only.
         outlet: whether somebody is to be told what is heard, as device.toml says.
 
     Raises:
-        DeviceError: FA-4025, the device runs already.
+        DeviceError: FA-4025, one of the devices runs already.
     """
-    link = [sys.executable, "-m", "fl_client.link_process", str(home.root)]
-    children = [Child("link", [*link, INSECURE] if insecure else link, secret=password or b"")]
+    root = str(homes[MAIN].root)
+    children = [_link(task, home, passwords[task], insecure) for task, home in homes.items()]
     if source is not None:
-        listen = [sys.executable, "-m", "fl_client.listen", "--home", str(home.root), "--source", source]
+        listen = [sys.executable, "-m", "fl_client.listen", "--home", root, "--source", source]
         children.append(Child("listener", [*listen, "--with-parent"], hears_stdin=True))
     if outlet:
-        tell = [sys.executable, "-m", "fl_client.outlet", "--home", str(home.root)]
-        children.append(Child("outlet", tell))
-    with _alone(home):
+        children.append(Child("outlet", [sys.executable, "-m", "fl_client.outlet", "--home", root]))
+    with _alone(homes.values()):
         try:
             while not stop.is_set():
                 for child in children:
@@ -147,16 +151,23 @@ def supervise(
                 child.stop()
 
 
+def _link(task: str, home: DeviceHome, password: bytes | None, insecure: bool) -> Child:
+    command = [sys.executable, "-m", "fl_client.link_process", str(home.root), *[INSECURE] * insecure]
+    own = "" if task == MAIN else task
+    return Child(f"link {own}".rstrip(), command, secret=password or b"", task=own)
+
+
 @contextmanager
-def _alone(home: DeviceHome) -> Iterator[None]:
+def _alone(homes: Iterable[DeviceHome]) -> Iterator[None]:
     """One device, one link: two would push each other out again and again."""
     with ExitStack() as held:
-        try:
-            held.enter_context(locked(home.root / ".running", wait=False))
-        except BlockingIOError as error:
-            raise DeviceError(
-                "FA-4025",
-                f"The device in {home.root} runs already.",
-                "See `fedaudio client status`; stop it first, or name another folder with --home.",
-            ) from error
+        for home in homes:
+            try:
+                held.enter_context(locked(home.root / ".running", wait=False))
+            except BlockingIOError as error:
+                raise DeviceError(
+                    "FA-4025",
+                    f"The device in {home.root} runs already.",
+                    "See `fedaudio client status`; stop it first, or name another folder with --home.",
+                ) from error
         yield

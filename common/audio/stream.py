@@ -25,6 +25,9 @@ class StreamFrontEnd:
     Args:
         config: which front end.
 
+    Attributes:
+        heard: frames so far. The more of them, the less it matters how it began.
+
     Raises:
         AudioError: FA-1008, mel bands too narrow for the window.
     """
@@ -37,12 +40,13 @@ class StreamFrontEnd:
         self._weights, self._carry = mel.smoother()
         self.reset()
 
-    def reset(self) -> None:
-        """Forget everything heard, as if new."""
+    def reset(self, skip: int = 0) -> None:
+        """Forget everything heard, as if new; the next `skip` samples belong to no frame."""
         self._pending = np.empty(0, np.float32)
-        self._skip = 0
+        self._skip = skip
         self._mean = np.zeros(self.config.bands, np.float32)
         self._started = False
+        self.heard = 0
 
     def feed(self, samples: Array) -> Array:
         """Features (t, features) of the frames that `samples` (n,) complete; t may be 0.
@@ -62,11 +66,19 @@ class StreamFrontEnd:
             self._normalise(self._energies(pending[start * hop :], min(mel.BLOCK, frames - start)))
             for start in range(0, frames, mel.BLOCK)
         ]
+        self.heard += frames
         self._skip += max(0, frames * hop - len(pending))
         self._pending = pending[frames * hop :].copy()
         if len(blocks) == 1:
             return blocks[0]
         return np.concatenate(blocks) if blocks else np.empty((0, self.config.features), np.float32)
+
+    def follow(self, other: StreamFrontEnd) -> None:
+        """Go on from where `other` is, of the same config, as if what it has heard had been fed here."""
+        # None of these is ever written into, so both can go on from them.
+        self._pending, self._skip = other._pending, other._skip
+        self._mean, self._started = other._mean, other._started
+        self.heard = other.heard
 
     def _energies(self, samples: Array, count: int) -> Array:
         """Band powers (count, bands) of the first `count` frames of `samples`."""

@@ -14,14 +14,16 @@ from common.errors import FedAudioError
 from common.files import is_there, make_folder
 from common.log import configure_logging
 from common.settings import load_settings
+from fl_client.device_tasks import task_homes
 from fl_client.heard import HeardFolder
 from fl_client.home import DeviceHome
 from fl_client.keep_settings import KeepSettings
 from fl_client.kept import personal
-from fl_client.listen.events import EventLog, Message
+from fl_client.listen.events import MAIN, EventLog, Message
 from fl_client.listen.levels import LevelTable
 from fl_client.listen.listener import Sink, run_listener
 from fl_client.listen.recorder import Recorder
+from fl_client.listen.room import Room
 from fl_client.listen.settings import ListenSettings
 from fl_client.listen.sources import SPELLING, open_source
 from fl_client.settings import DeviceSettings
@@ -45,15 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
         known = load_settings(DeviceSettings, home.config) if is_there(home.config) else None
         settings = _settings(known, options.levels)
         run_listener(
-            ModelStore(home.models),
+            _rooms(home, known, with_trials=not options.no_status),
             open_source(options.source, home.token),
             _sink(home, settings),
             status_path=None if options.no_status else home.listener_status,
             stop=stop,
-            personal=partial(personal, folder=home.kept),
             settings=settings,
-            recorder=_recorder(home, known),
-            trial_path=None if options.no_status else home.trial,
         )
     except FedAudioError as error:
         sys.stderr.write(f"{error.code}: {error.happened}\n{error.remedy}\n")
@@ -65,6 +64,27 @@ def _settings(known: DeviceSettings | None, levels: bool) -> ListenSettings:
     """What device.toml says; a folder of models is enough to listen with."""
     settings = known.listen if known is not None else ListenSettings()
     return settings.model_copy(update={"levels": True}) if levels else settings
+
+
+def _rooms(home: DeviceHome, known: DeviceSettings | None, *, with_trials: bool) -> list[Room]:
+    """The tasks that are listened for, each as the device.toml of its own folder says."""
+    if known is None:
+        return [_room(MAIN, home, None, with_trials)]
+    return [
+        _room(name, folder, load_settings(DeviceSettings, folder.config), with_trials)
+        for name, folder in task_homes(home, known).items()
+    ]
+
+
+def _room(name: str, home: DeviceHome, known: DeviceSettings | None, with_trials: bool) -> Room:
+    return Room(
+        name,
+        ModelStore(home.models),
+        personal=partial(personal, folder=home.kept),
+        settings=_settings(known, levels=False),
+        recorder=_recorder(home, known),
+        trial_path=home.trial if with_trials else None,
+    )
 
 
 def _recorder(home: DeviceHome, known: DeviceSettings | None) -> Recorder | None:

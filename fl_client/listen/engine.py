@@ -15,7 +15,7 @@ from common.protocol.release import Release
 
 Frames = NDArray[np.float32]
 
-_Tensors = dict[str, ort.OrtValue]
+_Arrays = dict[str, Frames]
 
 FRAMES, LOGITS = "frames", "logits"
 
@@ -52,61 +52,66 @@ class Engine:
         self.graph = release.manifest.graph
         self._version = release.version
         self._labels = len(release.manifest.task.labels)
+        self._features = release.manifest.task.front_end.features
         try:
             same = like is not None and like.graph.digest == self.graph.digest
             self._session: ort.InferenceSession = (
                 like._session if like and same else _open_session(release.graph)
             )
-            weights = {name: _tensor(value) for name, value in release.weights.items()}
+            self._weights = {name: _dense(value) for name, value in release.weights.items()}
             # Two sets of state, read and written in turn: no hop allocates or copies any.
             here, there = self._zeros(), self._zeros()
             self._state = (*here.values(), *there.values())
-            self._bindings = [self._bind(weights, here, there), self._bind(weights, there, here)]
-            self._warm_up(release.manifest.task.front_end.features, release.manifest.task.clip_frames)
+            self._bindings = [self._bind(here, there), self._bind(there, here)]
+            self._hold(max(1, release.manifest.task.clip_frames))
+            self._warm_up()
         except GRAPH_ERRORS as error:
             raise unrunnable(self._version, str(error)) from error
 
     def run(self, frames: Frames) -> Frames:
         """Logits (T, labels) of the next `frames` (T, features); a window graph gives (1, labels)."""
-        binding = self._bindings[0]
+        if len(frames) != len(self._frames[0]):
+            self._hold(len(frames))
+        self._frames[0] = frames
+        self._session.run_with_iobinding(self._bindings[0])
         self._bindings.reverse()
-        block = np.ascontiguousarray(frames[np.newaxis], np.float32)
-        binding.bind_cpu_input(FRAMES, block)  # not copied, so `block` stays in scope until the run is over
-        binding.bind_output(LOGITS, "cpu")
-        self._session.run_with_iobinding(binding)
-        logits: Frames = binding.get_outputs()[0].numpy()
-        return logits.reshape(-1, logits.shape[-1])
+        return self._logits.reshape(-1, self._labels).copy()
 
     def reset(self) -> None:
         """Forget all frames."""
         for value in self._state:
-            value.update_inplace(np.zeros(value.shape(), np.float32))
+            value.fill(0.0)
 
-    def _zeros(self) -> _Tensors:
-        return {name: _tensor(np.zeros(shape, np.float32)) for name, shape in self.graph.state.items()}
+    def _zeros(self) -> _Arrays:
+        return {name: np.zeros(shape, np.float32) for name, shape in self.graph.state.items()}
 
-    def _bind(self, weights: _Tensors, past: _Tensors, following: _Tensors) -> ort.IOBinding:
+    def _bind(self, past: _Arrays, following: _Arrays) -> ort.IOBinding:
         binding = self._session.io_binding()
-        binding.bind_output(LOGITS, "cpu")  # the first to be bound is the first to be got
-        for name, value in weights.items():
-            binding.bind_ortvalue_input(name, value)
-        for name in self.graph.state:
-            binding.bind_ortvalue_input(name, past[name])
-            binding.bind_ortvalue_output(f"{name}.next", following[name])
+        for name, value in (self._weights | past).items():
+            binding.bind_ortvalue_input(name, _shared(value))
+        for name, value in following.items():
+            binding.bind_ortvalue_output(f"{name}.next", _shared(value))
         return binding
 
-    def _warm_up(self, features: int, clip_frames: int) -> None:
+    def _hold(self, count: int) -> None:
+        """Have the session read `count` frames from one array and write their logits to another.
+
+        Blocks are mostly alike, and binding costs as much as a small layer of the network.
+        """
+        rows = (count,) if self.graph.streaming else ()
+        self._frames = np.zeros((1, count, self._features), np.float32)
+        self._logits = np.zeros((1, *rows, self._labels), np.float32)
+        for binding in self._bindings:
+            binding.bind_ortvalue_input(FRAMES, _shared(self._frames))
+            binding.bind_ortvalue_output(LOGITS, _shared(self._logits))
+
+    def _warm_up(self) -> None:
         """Run once on silence and on noise; the first run also pays for ONNX Runtime's own preparations."""
-        shape = (max(1, clip_frames), features)
+        shape = self._frames.shape[1:]
         # The sine of a square looks like noise, and numpy's generators cost 2.5 MB of resident memory.
         noise = np.sin(np.arange(shape[0] * shape[1], dtype=np.float32) ** 2).reshape(shape)
-        rows = len(noise) if self.graph.streaming else 1
         for frames in (np.zeros_like(noise), noise):
-            logits = self.run(frames)
-            if logits.shape != (rows, self._labels):
-                expected = f"{logits.shape} logits where ({rows}, {self._labels}) were expected"
-                raise unrunnable(self._version, expected)
-            if not np.isfinite(logits).all():
+            if not np.isfinite(self.run(frames)).all():
                 raise not_numbers(self._version)
         self.reset()
 
@@ -136,5 +141,10 @@ def _open_session(graph: bytes) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _tensor(value: Frames) -> ort.OrtValue:
-    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value, np.float32))
+def _dense(value: Frames) -> Frames:
+    return np.ascontiguousarray(value, np.float32)
+
+
+def _shared(array: Frames) -> ort.OrtValue:
+    """`array` as ONNX Runtime sees it: the same memory, so somebody must hold the array."""
+    return ort.OrtValue.ortvalue_from_numpy(array)

@@ -10,12 +10,18 @@ import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 log = logging.getLogger(__name__)
 
 LARGEST_LOG = 10_000_000
 """Bytes of messages after which a new file is begun; the one before it is kept."""
+
+MAIN = "main"
+"""The task of the device that listens; those of other devices have names of their own."""
+
+
+Outcome = Literal["swapped", "refused", "rolled-back"]
 
 
 class Message(Protocol):
@@ -38,6 +44,7 @@ class Event:
         score: in [0, 1], at the hop that decided.
         start, end: the stretch of sound the score is about, in seconds of stream time, counted in samples.
         version: the release that decided.
+        task: of the release.
     """
 
     kind: ClassVar[str] = "event"
@@ -46,6 +53,33 @@ class Event:
     start: float
     end: float
     version: int
+    task: str = MAIN
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What became of a swap.
+
+    Attributes:
+        from_version, to_version: the release at work before and the one that was to follow it.
+        reason: why, unless all went well.
+        at: stream time, in seconds.
+        gap_seconds: wall time between the hops before and after it.
+        agreement: at so many of the hops at which both were sure they said the same; None if not compared.
+        waited_seconds: how long the release stood ready until no trigger was open.
+        task: of both releases.
+    """
+
+    kind: ClassVar[str] = "swap"
+    outcome: Outcome
+    from_version: int
+    to_version: int
+    reason: str = ""
+    at: float = 0.0
+    gap_seconds: float = 0.0
+    agreement: float | None = None
+    waited_seconds: float = 0.0
+    task: str = MAIN
 
 
 def line_of(message: Message) -> dict[str, object]:

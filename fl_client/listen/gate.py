@@ -38,16 +38,17 @@ class Gate:
 
     Args:
         above_db: how far above the floor a level must be to open the gate.
+        tick: the first to be heard; the gate is open then.
     """
 
-    def __init__(self, above_db: float) -> None:
+    def __init__(self, above_db: float, tick: int = 0) -> None:
         self._above_db = above_db
         self._pending = np.empty(0, np.float32)
         self._power = 0.0
         self._floor_db: float | None = None
         # At the end of each of the newest ticks, where sound last stood out; the first is tick `_first`.
-        self._loud_at = [0]
-        self._first = -1
+        self._loud_at = [tick * TICK]
+        self._first = tick - 1
 
     def feed(self, samples: Rows) -> None:
         """Hear the next samples (n,)."""

@@ -25,6 +25,8 @@ class SwapLimits:
         late_hops: its processor time is judged as a mean over so many hops.
         rate_jump: events may come so many times as often as before,
         busy: and at this share of the rate that the refractory time allows in any case.
+        held_share: a label may be held for this share of the time, or for `rate_jump` times that of before,
+        held_seconds: which is looked at when the new release has been at work for so long.
         false_alarm: probability, for one swap, that events which keep to that rate look as if they did not.
     """
 
@@ -39,6 +41,8 @@ class SwapLimits:
     late_hops: int = 100
     rate_jump: float = 5.0
     busy: float = 0.35
+    held_share: float = 0.5
+    held_seconds: float = 30.0
     false_alarm: float = 1e-4
 
     def budget(self, cost: float, hop_seconds: float) -> float:

@@ -10,6 +10,7 @@ from common.audio.front_end import SAMPLE_RATE
 from common.audio.stream import StreamFrontEnd
 from common.protocol.release import Release
 from fl_client.listen.engine import Frames
+from fl_client.listen.front_ends import FrontEnds
 from fl_client.listen.gate import Gate, GatedScorer
 from fl_client.listen.ring import Ring, Rows
 from fl_client.listen.scorer import build_scorer
@@ -63,15 +64,19 @@ class Pipeline:
         """Samples of the past that decide the scores of the next hop."""
         return (self._scorer.need + SETTLING) * self.task.front_end.hop + self.task.front_end.window
 
-    def feed(self, samples: Rows, gate: Gate | None = None) -> Frames:
+    def feed(self, samples: Rows, gate: Gate | None = None, front_ends: FrontEnds | None = None) -> Frames:
         """Scores (hops, labels) of the hops that `samples` (n,) complete; rows as in `GatedScorer.feed`.
 
         Args:
             gate: has heard `samples` too; None to score whatever comes.
+            front_ends: of those who hear the same stream, in this thread; None to hear it alone.
         """
-        first, front_end = self.hop, self.task.front_end
+        first, begin, front_end = self.hop, self._position, self.task.front_end
         self._position += len(samples)
-        features = self._front_end.feed(samples)
+        if front_ends is None:
+            features = self._front_end.feed(samples)
+        else:
+            features = front_ends.features(self._front_end, first, begin, samples)
         if gate is None:
             self.gated = 0
             return self._scorer.feed(features)
@@ -81,10 +86,11 @@ class Pipeline:
         return self._scorer.feed(features, gates)
 
     def start(self, position: int) -> None:
-        """Forget all; the next sample will be number `position` of the stream, a multiple of the hop."""
+        """Forget all; the next sample will be number `position` of the stream."""
+        hop = self.task.front_end.hop
         self._position = position
-        self._front_end.reset()
-        self._scorer.reset(position // self.task.front_end.hop)
+        self._front_end.reset(-position % hop)
+        self._scorer.reset(-(-position // hop))
 
     def catch_up(self, recent: Ring) -> Frames:
         """Hear what `recent` holds and this pipeline has not heard; from its beginning if there is a hole.
@@ -93,8 +99,7 @@ class Pipeline:
             Scores (hops, labels) of the hops it has heard by that.
         """
         if not recent.begin <= self._position <= recent.end:
-            hop = self.task.front_end.hop
-            self.start(-(-max(recent.begin, recent.end - self.memory) // hop) * hop)
+            self.start(max(recent.begin, recent.end - self.memory))
         missed = recent.since(self._position)
         return np.concatenate([self.feed(block) for block in blocks(missed)] or [self.feed(missed)])
 

@@ -11,12 +11,13 @@ from common.audio.front_end import SAMPLE_RATE
 from common.protocol.release import Release
 from common.task import Task
 from fl_client.listen.counters import Counters
-from fl_client.listen.events import Event
+from fl_client.listen.events import MAIN, Event, Swap
+from fl_client.listen.front_ends import FrontEnds
 from fl_client.listen.limits import SwapLimits
 from fl_client.listen.pipeline import blocks
 from fl_client.listen.ring import Rows
 from fl_client.listen.settings import ListenSettings
-from fl_client.listen.swap import HotSwap, Swap
+from fl_client.listen.swap import HotSwap
 from fl_client.listen.trigger import Detector
 
 
@@ -30,6 +31,8 @@ class Recognizer:
         release: the version to start with.
         owner: what the device's owner has a say in.
         limits: what a release must keep to that takes over.
+        name: of the task, told with what is heard.
+        front_ends: shared with those who are fed the same blocks in the same thread, if there are any.
 
     Raises:
         DeviceError: FA-4104, FA-4201, FA-4202, the release cannot be run.
@@ -37,11 +40,18 @@ class Recognizer:
     """
 
     def __init__(
-        self, release: Release, owner: ListenSettings | None = None, limits: SwapLimits | None = None
+        self,
+        release: Release,
+        owner: ListenSettings | None = None,
+        limits: SwapLimits | None = None,
+        *,
+        name: str = MAIN,
+        front_ends: FrontEnds | None = None,
     ) -> None:
         self._owner = owner or ListenSettings()
+        self._name = name
         self._counters = Counters()
-        self._swap = HotSwap(release, limits or SwapLimits(), self._counters, self._owner.gate_db)
+        self._swap = HotSwap(release, limits or SwapLimits(), self._counters, self._owner.gate_db, front_ends)
         self._begin()
 
     @property
@@ -113,6 +123,27 @@ class Recognizer:
         self._counters.overruns += overruns
         self._counters.dropped += -(-samples // self._pipeline.task.front_end.hop)
 
+    def join(self, other: Recognizer) -> None:
+        """Take part in the stream that `other` is hearing, from now on; nothing before that is reported.
+
+        Call it before the first `feed`, in whichever thread, which takes the time it takes to hear some
+        seconds again; and once more, which does not, in the thread that feeds both.
+        """
+        self._swap.join(other._swap)
+        self._begin(other._skipped)
+
+    def miss(self, samples: Rows) -> None:
+        """After a `feed` that raised: count `samples`, those not heard, as lost, and begin anew after them.
+
+        Args:
+            samples: (n,) as in `feed`, which has heard none of them: at most `pipeline.BLOCK`.
+        """
+        position = self._swap.position
+        self._swap.miss(samples)
+        self._follow(position)
+        self._scores = np.zeros(len(self._pipeline.task.labels), np.float32)
+        self._count(self._pipeline.hop, 0, 0)
+
     def swap(self, release: Release) -> None:
         """Prepare `release` here; it takes over when it has proved fit beside the one at work.
 
@@ -131,7 +162,7 @@ class Recognizer:
         """What became of swaps since this was last asked."""
         told, messages = [], self._swap.messages
         while messages:
-            told.append(messages.popleft())
+            told.append(dataclasses.replace(messages.popleft(), task=self._name))
         return told
 
     def reset(self) -> None:
@@ -139,33 +170,37 @@ class Recognizer:
         self._swap.reset()
         self._begin()
 
-    def _begin(self) -> None:
+    def _begin(self, skipped: int = 0) -> None:
         self._pipeline = self._swap.pipeline
         task = self._pipeline.task
         self._detector = Detector(task, self.version, self._owner)
         self._scores = np.zeros(len(task.labels), np.float32)
-        self._next_hop = 0
-        self._skipped = 0
+        self._next_hop = self._pipeline.hop
+        self._skipped = skipped
 
     def _hear(self, samples: Rows) -> list[Event]:
         position = self._swap.position
         first, scores = self._swap.feed(samples, is_open=self._detector.is_open)
-        if self._swap.pipeline is not self._pipeline:
-            self._follow(position)
+        self._follow(position)
         if len(scores) == 0:
             return []
         self._scores = scores[-1]
         front_end = self._pipeline.task.front_end
         ends = np.arange(first, first + len(scores)) * front_end.hop + front_end.window + self._skipped
         events = self._detector.feed(scores, ends)
-        self._swap.reported(len(events))
+        if events and self._name != MAIN:
+            events = [dataclasses.replace(event, task=self._name) for event in events]
+        self._swap.reported(len(events), self._detector.held_seconds)
         self._count(first, len(scores), len(events))
         return events
 
     def _follow(self, position: int) -> None:
-        """Decide by the release that took over at sample `position`."""
+        """Decide by the release that took over at sample `position`, if one did."""
+        if self._swap.pipeline is self._pipeline:
+            return
         before, self._pipeline = self._pipeline.task.front_end, self._swap.pipeline
         task = self._pipeline.task
+        self._scores = np.zeros(len(task.labels), np.float32)  # until its first hop is complete
         if task.front_end != before:
             self._next_hop = task.front_end.frames(position)
         self._detector = self._detector.succeeded_by(task, self.version)

@@ -13,12 +13,12 @@ from typing import Self
 import numpy as np
 
 from common.files import StorageError
+from common.task import is_background
 from fl_client.heard import Heard, HeardFolder, Samples
 from fl_client.keep_settings import KeepSettings
 from fl_client.listen.events import Event
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.ring import Rows
-from fl_client.listen.trigger import is_background
 
 log = logging.getLogger(__name__)
 

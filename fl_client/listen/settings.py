@@ -29,6 +29,12 @@ class AlarmSettings(Settings):
         return self
 
 
+class CalibrationSettings(Settings):
+    """What `fedaudio client calibrate` notes of the thresholds that it found."""
+
+    version: int = Field(ge=0, description="release they were measured with")
+
+
 class ListenSettings(Settings):
     """What the owner wishes of a device that listens, whichever release it hears with."""
 
@@ -36,6 +42,11 @@ class ListenSettings(Settings):
         default_factory=dict,
         description="score from which a label counts as heard, instead of the release's; "
         "see `fedaudio client calibrate`",
+    )
+    calibration: CalibrationSettings | None = Field(
+        None,
+        description="what `fedaudio client calibrate` notes of these thresholds; take it out when you set "
+        "thresholds of your own",
     )
     smoothing_seconds: float | None = Field(
         None, ge=0, le=2, description="scores are means over so long; unset: as the release says"
@@ -61,6 +72,12 @@ class ListenSettings(Settings):
         description="level in dB(A) of a full-scale sine at 1 kHz; unset: levels are relative to it",
     )
     alarms: tuple[AlarmSettings, ...] = Field((), max_length=32)
+
+    def measured_with_another(self, version: int) -> int | None:
+        """The version the thresholds were measured with, if that is known and is not `version`."""
+        if not self.thresholds or self.calibration is None or self.calibration.version == version:
+            return None
+        return self.calibration.version
 
     @property
     def reports_levels(self) -> bool:

@@ -11,11 +11,15 @@ The contract, for `HotSwap`:
 4. The switch comes between two hops and costs the hops the shadow is behind, 0.2 s of sound where time is
    short. It does not come inside an open trigger, unless that is open for `wait_seconds`; then it says so.
 5. The release before is kept, warm. It takes back over at once, from the very hop on, if the new one fails or
-   its scores are no numbers, at any time; and if, in the first `watch_seconds`, the new one is too slow or
-   reports far too much. What it has missed it hears again from the recent past.
+   its scores are no numbers, at any time; and if, in the first `watch_seconds`, the new one is too slow,
+   reports far too much, or holds a label on and on that the one before does not hear. What it has missed it
+   hears again from the recent past. That holds up the feeding thread while `memory` samples are scored, some
+   seconds of sound in some hundredths of a second; a live source keeps 4 s meanwhile.
 6. Of two releases that disagree with the one at work the second takes over: then the odd one is that at work.
    So does one by which the coordinator restores an older version.
 7. Every outcome is a `Swap` message and a counter.
+8. Others that hear the same stream share its front ends, and nothing else: what one of them swaps, takes back
+   or cannot run is nothing to the others.
 
 It does not remember across restarts; `fl_client.listen.trials` does.
 """
@@ -25,9 +29,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,45 +40,22 @@ from common.errors import DeviceError, FedAudioError
 from common.protocol.release import Release
 from fl_client.listen.counters import Counters
 from fl_client.listen.engine import GRAPH_ERRORS, Frames, not_numbers, unrunnable
+from fl_client.listen.events import Swap
+from fl_client.listen.front_ends import FrontEnds
 from fl_client.listen.gate import Gate
 from fl_client.listen.golden import check_golden
 from fl_client.listen.limits import SwapLimits
+from fl_client.listen.loudness import TICK
 from fl_client.listen.pipeline import Pipeline
 from fl_client.listen.ring import Ring, Rows
 from fl_client.listen.shadow import Shadow, tops
-from fl_client.listen.watch import Watch
+from fl_client.listen.watch import Watch, is_deaf
 
 HISTORY = 12 * SAMPLE_RATE
 """Samples kept at least, from which a new release learns what was just heard."""
 
 SLICE = SAMPLE_RATE // 10
 """Samples a shadow is given at least in one turn."""
-
-Outcome = Literal["swapped", "refused", "rolled-back"]
-
-
-@dataclass(frozen=True)
-class Swap:
-    """What became of a swap.
-
-    Attributes:
-        from_version, to_version: the release at work before and the one that was to follow it.
-        reason: why, unless all went well.
-        at: stream time, in seconds.
-        gap_seconds: wall time between the hops before and after it.
-        agreement: at so many of the hops at which both were sure they said the same; None if not compared.
-        waited_seconds: how long the release stood ready until no trigger was open.
-    """
-
-    kind: ClassVar[str] = "swap"
-    outcome: Outcome
-    from_version: int
-    to_version: int
-    reason: str = ""
-    at: float = 0.0
-    gap_seconds: float = 0.0
-    agreement: float | None = None
-    waited_seconds: float = 0.0
 
 
 class HotSwap:
@@ -87,6 +68,7 @@ class HotSwap:
         limits: what the following ones must keep to.
         counters: where swaps, refusals, rollbacks, gaps and gated hops are counted.
         gate_db: the release at work rests while sound is not so far above the noise floor; None: never.
+        front_ends: of those who hear the same stream in the same thread, if there are any.
 
     Raises:
         DeviceError: FA-4104, FA-4201, FA-4202, the release cannot be run.
@@ -94,9 +76,15 @@ class HotSwap:
     """
 
     def __init__(
-        self, release: Release, limits: SwapLimits, counters: Counters, gate_db: float | None = None
+        self,
+        release: Release,
+        limits: SwapLimits,
+        counters: Counters,
+        gate_db: float | None = None,
+        front_ends: FrontEnds | None = None,
     ) -> None:
         self._gate_db = gate_db
+        self._front_ends = front_ends
         self.pipeline = _prepared(release)
         self.messages: deque[Swap] = deque()
         self._limits = limits
@@ -110,13 +98,9 @@ class HotSwap:
         self._untold: Swap | None = None
         self._fault: str | None = None
         self._events = self._events_before = 0
+        self._held: Mapping[str, float] = {}
         self._life = 0
         self.reset()
-
-    @property
-    def recent(self) -> Ring:
-        """The newest samples; to be read by the feeding thread."""
-        return self._recent
 
     @property
     def position(self) -> int:
@@ -178,12 +162,15 @@ class HotSwap:
         first = max(first, self._recent.begin)
         return self._recent.since(first)[: max(0, last - first)]
 
-    def reported(self, events: int) -> None:
-        """Note how many events came of what the last `feed` gave."""
-        self._events += events
+    def reported(self, events: int, held: Mapping[str, float]) -> None:
+        """Note how many events came of what the last `feed` gave, and the seconds each label was held."""
+        self._events, self._held = self._events + events, held
         if self._watch is None:
             return
         self._fault = self._fault or self._watch.reported(events, self.position)
+        label = self._watch.stuck(held, self.position)
+        if label is not None and self._previous is not None and is_deaf(self._previous, label, self._recent):
+            self._fault = f"it held {label} on and on, which the version before did not hear"
         if self._fault is None and self._watch.over(self.position):
             self._watch = None
 
@@ -192,7 +179,10 @@ class HotSwap:
         with self._lock:
             shadow, self._life = self._shadow, self._life + 1
             self._recent = Ring(max(HISTORY, self.pipeline.memory))
-        self._gate = None if self._gate_db is None else Gate(self._gate_db)
+        if self._front_ends is not None:
+            self._front_ends.forget()
+        self._joined_at = 0
+        self._gate = self._gate_now()
         self.pipeline.start(0)
         if self._previous is not None:
             self._previous.start(0)
@@ -203,8 +193,35 @@ class HotSwap:
                 if self._shadow is shadow:
                     self._shadow = self._shadow_of(shadow.pipeline)
         self._watch, self._fault = None, None
-        self._events = 0
+        self._events, self._held = 0, {}
         self._heard_at = time.perf_counter()
+        self._begin()
+
+    def join(self, other: HotSwap) -> None:
+        """Hear what `other` has just heard, and go on from there. Call it before the first `feed`, in
+        whichever thread; and again, which takes less time, in the thread that feeds both.
+
+        A release that cannot be run on that sound goes on without it.
+        """
+        with other._lock:
+            recent = other._recent.resized(max(HISTORY, self.pipeline.memory))
+        with self._lock:
+            self._recent = recent
+        try:
+            _catch_up(self.pipeline, recent)
+        except DeviceError:
+            self.pipeline.start(recent.end)
+        self._gate = self._gate_now()
+        self._joined_at = recent.end
+        self._heard_at = time.perf_counter()
+        self._begin()
+
+    def miss(self, samples: Rows) -> None:
+        """After a `feed` of `samples` that raised: let the release at work begin anew with what follows."""
+        with self._lock:
+            self._recent.append(samples)
+        self.pipeline.start(self.position)
+        self._gate = self._gate_now()
         self._begin()
 
     def _tend(self, incoming: int, is_open: bool) -> None:
@@ -247,10 +264,18 @@ class HotSwap:
             agreement=shadow.agreement,
             waited_seconds=round(waited, 3),
         )
-        rate = self._events / max(1.0, self.position / SAMPLE_RATE)
+        heard = max(1.0, (self.position - self._joined_at) / SAMPLE_RATE)
         self._previous, self._disagreed, self._events_before = before, False, self._events
         # In this order `on_trial` holds throughout, for whoever asks from another thread.
-        self._watch = Watch(pipeline.task, self._limits, self.position, rate, self._cost)
+        self._watch = Watch(
+            pipeline.task,
+            self._limits,
+            self.position,
+            self._events / heard,
+            self._cost,
+            self._held,
+            heard,
+        )
         with self._lock:
             if pipeline.memory > self._recent.capacity:
                 self._recent = self._recent.resized(pipeline.memory)
@@ -279,11 +304,11 @@ class HotSwap:
         """Scores of the hops that `samples` complete; by the release before, if the one at work fails."""
         began = time.thread_time()
         try:
-            scores = self.pipeline.feed(samples, self._gate)
+            scores = self.pipeline.feed(samples, self._gate, self._front_ends)
         except GRAPH_ERRORS as error:
             if self._previous is None:
                 raise
-            self._fall_back(f"its graph failed: {_first_line(error)}")
+            self._fall_back(f"its graph failed: {first_line(error)}")
             return self._score(samples)
         if self._previous is not None and not np.isfinite(scores).all():
             self._fall_back("its scores are not numbers")
@@ -301,6 +326,15 @@ class HotSwap:
     def _cost(self) -> float:
         """Processor time per hop of the release at work, in seconds."""
         return self._seconds / max(1, self._hops)
+
+    def _gate_now(self) -> Gate | None:
+        """A gate that has heard the newest samples, if one is wished."""
+        if self._gate_db is None:
+            return None
+        tick = -(-self._recent.begin // TICK)
+        gate = Gate(self._gate_db, tick)
+        gate.feed(self._recent.since(tick * TICK))
+        return gate
 
     def _begin(self) -> None:
         """Take down anew what the release at work says and costs."""
@@ -354,5 +388,6 @@ def _catch_up(pipeline: Pipeline, recent: Ring) -> None:
         raise not_numbers(version)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What of `error` is fit to be told."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -10,19 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.audio.front_end import SAMPLE_RATE
-from common.task import Task
+from common.task import Task, is_background
 from fl_client.listen.events import Event
 from fl_client.listen.settings import ListenSettings
 
 Scores = NDArray[np.float32]
-
-NEVER = frozenset({"background", "background_noise", "silence", "unknown"})
-"""A label of this name, whatever its case and with or without underscores around it, never triggers."""
-
-
-def is_background(label: str) -> bool:
-    """Whether `label` stands for "nothing to report"."""
-    return label.strip("_").lower() in NEVER
 
 
 class Detector:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from common.audio.front_end import SAMPLE_RATE
 from common.task import Task
+from fl_client.listen.engine import GRAPH_ERRORS
 from fl_client.listen.limits import SwapLimits
+from fl_client.listen.pipeline import Pipeline
+from fl_client.listen.ring import Ring
 
 SHORTEST_REFRACTORY = 0.1
 """Seconds; a trigger without a refractory time has no highest rate."""
@@ -20,14 +24,26 @@ class Watch:
         begin: sample at which it took over.
         rate: events per second before.
         cost: processor time per hop, in seconds, of the release before.
+        held: seconds for which each label was held before, of the `heard` seconds.
     """
 
-    def __init__(self, task: Task, limits: SwapLimits, begin: int, rate: float, cost: float) -> None:
+    def __init__(
+        self,
+        task: Task,
+        limits: SwapLimits,
+        begin: int,
+        rate: float,
+        cost: float,
+        held: Mapping[str, float],
+        heard: float,
+    ) -> None:
         refractory = max(task.trigger.refractory_seconds, SHORTEST_REFRACTORY)
         self._limits = limits
         self._begin = begin
         self._rate = max(limits.rate_jump * rate, limits.busy / refractory)
         self._budget = limits.budget(cost, task.front_end.hop_seconds)
+        self._held, self._heard = dict(held), heard
+        self._named: set[str] = set()
         self._events = 0
         self._seconds, self._hops = 0.0, 0
 
@@ -60,6 +76,36 @@ class Watch:
         return (
             f"it reported {self._events} events in {seconds:.0f} s, where {self._rate:.2g} a second are many"
         )
+
+    def stuck(self, held: Mapping[str, float], position: int) -> str | None:
+        """A label that is held for far too long, if there is one by sample `position`; each is named once.
+
+        Args:
+            held: seconds for which each has been held, those before included.
+        """
+        limits, seconds = self._limits, (position - self._begin) / SAMPLE_RATE
+        if seconds < limits.held_seconds:
+            return None
+        for label in held.keys() - self._named:
+            before = self._held.get(label, 0.0)
+            usual = limits.rate_jump * before / self._heard
+            if (held[label] - before) / seconds > max(limits.held_share, usual):
+                self._named.add(label)
+                return label
+        return None
+
+
+def is_deaf(pipeline: Pipeline, label: str, recent: Ring) -> bool:
+    """Whether a pipeline that knows `label` does not hear it in the newest seconds."""
+    if label not in pipeline.task.labels:
+        return False
+    try:
+        scores = pipeline.catch_up(recent)[:, pipeline.task.labels.index(label)]
+    except GRAPH_ERRORS:
+        return False
+    # Where it had to begin anew it takes half of them to know where it is.
+    newest = scores[len(scores) // 2 :]
+    return len(newest) > 0 and float((newest >= pipeline.task.trigger.release).mean()) < 0.5
 
 
 def poisson_tail(count: int, mean: float) -> float:

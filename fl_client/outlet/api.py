@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import uvicorn
@@ -30,14 +30,20 @@ LARGEST_MESSAGE = 1 << 12
 class Api:
     """Serves from `__enter__` to `__exit__`.
 
+    Args:
+        before: messages from before.
+        tasks: those that are listened for beside the device's own.
+
     Raises:
         DeviceError: on entering, FA-4230, FA-4231, FA-4232.
     """
 
-    def __init__(self, home: DeviceHome, settings: ApiSettings, before: Sequence[Line]) -> None:
+    def __init__(
+        self, home: DeviceHome, settings: ApiSettings, before: Sequence[Line], tasks: Iterable[str]
+    ) -> None:
         self._callers = Callers(settings.host, home.token, settings.names)
         self._port = settings.port
-        self._feed = Feed(before)
+        self._feed = Feed(before, tasks)
         app = FastAPI(title="fedaudio", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
         app.include_router(messages.routes(self._feed), prefix="/v1")
         app.include_router(state.routes(home, self._feed), prefix="/v1")

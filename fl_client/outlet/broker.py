@@ -1,4 +1,4 @@
-"""Publishes to an MQTT broker, and comes back to it however often it goes away."""
+"""Publishes to an MQTT broker, hears feedback from it, and comes back to it however often it goes away."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from common.errors import DeviceError
+from fl_client.home import DeviceHome
 from fl_client.outlet.discovery import Topics, discovery, unique_id
+from fl_client.outlet.inbox import Inbox
+from fl_client.outlet.latest import Latest
 from fl_client.outlet.lines import HEARD, Line
 from fl_client.outlet.settings import MqttSettings
 from fl_client.reports import Report, read_report
 from fl_client.secret_file import read_secret
+from fl_client.settings import DeviceSettings
 
 if TYPE_CHECKING:
-    from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessageInfo
+    from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTMessageInfo
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -46,11 +50,12 @@ CALM_SECONDS = 60.0
 
 class Broker:
     """Publishes from `__enter__` to `__exit__`: events at least once each (QoS 1), and they wait for a broker
-    that is away; the state at most once (QoS 0), as the newest is told at each connection.
+    that is away; the state at most once (QoS 0), as the newest is told at each connection. Takes feedback, if
+    the owner allows it.
 
     Args:
-        name, coordinator: as in device.toml.
-        listener_status: the listener's report.
+        home: of the device that listens.
+        device: its device.toml.
         before: messages from before, the last of which are part of the state.
 
     Raises:
@@ -62,16 +67,17 @@ class Broker:
     def __init__(
         self,
         settings: MqttSettings,
-        name: str,
-        coordinator: str,
-        listener_status: Path,
+        home: DeviceHome,
+        device: DeviceSettings,
         before: Sequence[Line],
     ) -> None:
         self._settings = settings
-        self._topics = Topics(settings.prefix, name)
-        self._identity = unique_id(name, coordinator)
-        self._listener_status = listener_status
-        self._latest = {str(line["type"]): line for line in before}
+        self._topics = Topics(settings.prefix, device.name)
+        self._identity = unique_id(device.name, device.coordinator)
+        self._listener_status = home.listener_status
+        self._tasks = tuple(device.tasks)
+        self._latest = Latest(self._tasks, before)
+        self._inbox = Inbox(home, self._tell_result) if settings.feedback else None
         self._stop = threading.Event()
         self._published = b""
         self._said: set[str] = set()
@@ -82,6 +88,8 @@ class Broker:
         self._client = self._make_client()
 
     def __enter__(self) -> Self:
+        if self._inbox is not None:
+            self._inbox.__enter__()
         self._client.connect_async(self._settings.host, self._settings.port, KEEPALIVE_SECONDS)
         self._client.loop_start()
         self._thread = threading.Thread(target=self._keep_state, name="mqtt-state", daemon=True)
@@ -98,10 +106,12 @@ class Broker:
                 goodbye.wait_for_publish(GOODBYE_SECONDS)
         self._client.disconnect()
         self._client.loop_stop()
+        if self._inbox is not None:
+            self._inbox.__exit__()
 
     def __call__(self, line: Line) -> None:
         """Publish an event or alarm; note every message for the state."""
-        self._latest[str(line["type"])] = line
+        self._latest.note(line)
         if line["type"] not in HEARD:
             return
         if self._count_waiting() < WAITING:
@@ -124,17 +134,19 @@ class Broker:
             "mqtt_published": self._acknowledged,
             "mqtt_waiting": waiting,
             "mqtt_left_out": self._left_out,
+            **(self._inbox.report() if self._inbox is not None else {}),
         }
 
     def _make_client(self) -> Client:
         try:
-            from paho.mqtt import client as mqtt
             from paho.mqtt.enums import CallbackAPIVersion
+
+            from fl_client.outlet.bounded_client import BoundedClient
         except ImportError as error:
             raise DeviceError(
                 "FA-4233", "The library for MQTT is missing.", 'Run `pip install "fedaudio[mqtt]"`.'
             ) from error
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self._identity)
+        client = BoundedClient(CallbackAPIVersion.VERSION2, client_id=self._identity)
         client.will_set(self._topics.availability, b"offline", qos=1, retain=True)
         client.reconnect_delay_set(1, LONGEST_PAUSE_SECONDS)
         client.max_queued_messages_set(0)  # what waits is bounded here, where it is counted
@@ -143,6 +155,8 @@ class Broker:
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, _password(self._settings.password_file))
         if self._settings.tls:
@@ -174,8 +188,9 @@ class Broker:
         return _json({
             "listening": listener is not None,
             "version": listener.get("version") if listener else None,
-            "event": self._latest.get("event"),
-            "level": self._latest.get("level"),
+            "event": self._latest.of("event"),
+            "level": self._latest.of("level"),
+            "tasks": self._latest.of_further_tasks(listener),
         })  # fmt: skip
 
     def _on_connect(
@@ -191,7 +206,10 @@ class Broker:
             return
         self._online_since = time.monotonic()
         self._say("connected to the broker", logging.INFO)
-        for topic, config in discovery(self._topics, self._identity, self._settings.discovery_prefix).items():
+        if self._inbox is not None:
+            client.subscribe(self._topics.feedback, qos=1)
+        prefix = self._settings.discovery_prefix
+        for topic, config in discovery(self._topics, self._identity, prefix, self._tasks).items():
             self._retain(topic, _json(config))
         self._retain(self._topics.state, self._state())
         self._retain(self._topics.availability, b"online")
@@ -220,6 +238,27 @@ class Broker:
     ) -> None:
         # Told of retained messages too; only the thread that publishes events knows which are events.
         self._done.append(number)
+
+    def _on_subscribe(
+        self,
+        client: Client,
+        userdata: object,
+        number: int,
+        reasons: list[ReasonCode],
+        properties: Properties | None,
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self._say(f"the broker lets us hear no feedback on {self._topics.feedback}")
+
+    def _on_message(self, client: Client, userdata: object, message: MQTTMessage) -> None:
+        if message.retain:
+            # It would come again at each connection, and mean another event each time if it says "last".
+            self._say(f"feedback that is retained on {message.topic} is not taken; publish it unretained")
+        elif self._inbox is not None:
+            self._inbox.offer(bytes(message.payload))
+
+    def _tell_result(self, result: dict[str, object]) -> None:
+        self._client.publish(self._topics.feedback_result, _json(result), qos=0)
 
     def _say(self, news: str, level: int = logging.WARNING) -> None:
         """Each once until a connection has lasted: a broker may come and go every second."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -34,18 +35,31 @@ class Topics:
         """Each event and alarm as it comes, not retained."""
         return f"{self.prefix}/{self.name}/events"
 
+    @property
+    def feedback(self) -> str:
+        """Where the owner says what they think of an event, if that is allowed."""
+        return f"{self.prefix}/{self.name}/feedback"
+
+    @property
+    def feedback_result(self) -> str:
+        """What became of it."""
+        return f"{self.feedback}/result"
+
 
 def unique_id(name: str, coordinator: str) -> str:
     """What tells a device from those of all fleets, in letters that every topic takes."""
     return f"fedaudio_{hashlib.sha256(f'{coordinator} {name}'.encode()).hexdigest()[:12]}"
 
 
-def discovery(topics: Topics, identity: str, prefix: str) -> dict[str, dict[str, object]]:
+def discovery(
+    topics: Topics, identity: str, prefix: str, tasks: Iterable[str] = ()
+) -> dict[str, dict[str, object]]:
     """The configuration of each entity, by the topic it is retained under.
 
     Args:
         identity: as `unique_id` makes it.
         prefix: where Home Assistant looks.
+        tasks: those that are listened for beside the device's own.
     """
     common: dict[str, object] = {
         "availability_topic": topics.availability,
@@ -65,7 +79,7 @@ def discovery(topics: Topics, identity: str, prefix: str) -> dict[str, dict[str,
             "state_topic": topics.state,
             **fields,
         }
-        for (kind, key), fields in _entities(topics).items()
+        for (kind, key), fields in (_entities(topics) | _last_heard(tasks)).items()
     }
 
 
@@ -101,4 +115,15 @@ def _entities(topics: Topics) -> dict[tuple[str, str], dict[str, object]]:
             "entity_category": "diagnostic",
             "value_template": "{{ 'ON' if value_json.listening else 'OFF' }}",
         },
+    }
+
+
+def _last_heard(tasks: Iterable[str]) -> dict[tuple[str, str], dict[str, object]]:
+    return {
+        ("sensor", f"task_{task}"): {
+            "name": f"Last heard: {task}",
+            "icon": "mdi:ear-hearing",
+            "value_template": f"{{{{ (value_json.tasks['{task}'].event or {{}}).get('label') }}}}",
+        }
+        for task in tasks
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from fl_client.outlet.latest import Latest
 from fl_client.outlet.lines import Line
 from fl_client.outlet.tail import KEPT
 
@@ -50,14 +51,18 @@ class Reader:
 class Feed:
     """For one event loop, which alone may use it.
 
+    Args:
+        tasks: those that are listened for beside the device's own.
+
     Attributes:
         recent: the latest `KEPT` messages.
+        latest: the newest of each kind.
         dropped: readers that were too slow.
     """
 
-    def __init__(self, before: Sequence[Line] = ()) -> None:
+    def __init__(self, before: Sequence[Line] = (), tasks: Iterable[str] = ()) -> None:
         self.recent: deque[Line] = deque(before, maxlen=KEPT)
-        self._latest = {str(line["type"]): line for line in before}
+        self.latest = Latest(tasks, before)
         self._readers: set[Reader] = set()
         self.dropped = 0
 
@@ -69,13 +74,9 @@ class Feed:
     def publish(self, line: Line) -> None:
         """Keep a message and give it to all readers."""
         self.recent.append(line)
-        self._latest[str(line["type"])] = line
+        self.latest.note(line)
         for reader in self._readers:
             reader.offer(line)
-
-    def latest(self, kind: str) -> Line | None:
-        """The newest message of a type."""
-        return self._latest.get(kind)
 
     def page(self, after: str | None, limit: int, kind: str | None) -> Page:
         """At most `limit` messages: the first ones after that with the id `after`, else the latest."""

@@ -34,8 +34,9 @@ _INHERITED = frozenset({
 
 
 class Hook:
-    """Runs `command` once a message, one at a time, the message's JSON on its standard input and its type and
-    label in FEDAUDIO_TYPE and FEDAUDIO_LABEL. No shell is between.
+    """Runs `command` once a message, one at a time, the message's JSON on its standard input and its type,
+    label and task in FEDAUDIO_TYPE, FEDAUDIO_LABEL and FEDAUDIO_TASK, empty where it has none. No shell is
+    between.
 
     Raises:
         DeviceError: FA-4235, there is no such program.
@@ -82,8 +83,11 @@ class Hook:
             self._say("busy", f"is slower than events come, so some were left out ({WAITING} may wait)")
 
     def finish(self) -> None:
-        """Return when nothing waits."""
-        self._waiting.join()
+        """Return when nothing waits, or nothing is run any more."""
+        done = self._waiting.all_tasks_done
+        with done:
+            while self._waiting.unfinished_tasks and self._thread.is_alive():
+                done.wait(0.2)
 
     def report(self) -> Report:
         """What was counted.
@@ -105,8 +109,10 @@ class Hook:
                     self._waiting.task_done()
 
     def _run(self, line: Line) -> None:
-        label = str(line.get("label") or "").replace("\0", "")
-        named = {"FEDAUDIO_TYPE": str(line["type"]), "FEDAUDIO_LABEL": label}
+        named = {
+            f"FEDAUDIO_{name.upper()}": str(line.get(name) or "").replace("\0", "")
+            for name in ("type", "label", "task")
+        }
         self._runs += 1
         try:
             self._process = process = subprocess.Popen(

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+from fl_client.reports import is_json
+
 HEARD = frozenset({"event", "alarm"})
 """Types of messages that somebody may want to be called for."""
 
@@ -32,7 +34,7 @@ def parse_line(data: bytes) -> Line | None:
             and isinstance(line.get("id"), str)
             and _TYPE.fullmatch(str(line.get("type")))
             and all(map(_is_flat, line.values()))
-            and _is_json(line)
+            and is_json(line)
         ):
             return line
     return None
@@ -41,12 +43,3 @@ def parse_line(data: bytes) -> Line | None:
 def _is_flat(value: object) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return not any(isinstance(one, dict | list) for one in inner)
-
-
-def _is_json(line: Line) -> bool:
-    # "\ud800" and 1e999 can be read and not be written.
-    try:
-        json.dumps(line, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError:
-        return False
-    return True

@@ -68,14 +68,13 @@ def _open_sinks(
     if wanted.api is not None:
         from fl_client.outlet.api import Api  # 30 MB, for those who want it
 
-        sinks.append(stack.enter_context(Api(home, wanted.api, before)))
+        sinks.append(stack.enter_context(Api(home, wanted.api, before, settings.tasks)))
     if wanted.on_event:
         sinks.append(stack.enter_context(Hook(wanted.on_event)))
     if wanted.mqtt is not None:
         from fl_client.outlet.broker import Broker
 
-        broker = Broker(wanted.mqtt, settings.name, settings.coordinator, home.listener_status, before)
-        sinks.append(stack.enter_context(broker))
+        sinks.append(stack.enter_context(Broker(wanted.mqtt, home, settings, before)))
     return sinks
 
 

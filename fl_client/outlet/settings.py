@@ -53,6 +53,9 @@ class MqttSettings(Settings):
     )
     prefix: Topic = Field("fedaudio", description="begins every topic; the device's name follows")
     discovery_prefix: Topic = Field("homeassistant", description="where Home Assistant looks for devices")
+    feedback: bool = Field(
+        False, description="take feedback from the broker: from whoever may publish there, so it is off"
+    )
 
     @model_validator(mode="after")
     def _keeps_the_password(self) -> Self:

@@ -10,10 +10,11 @@ import subprocess
 import sys
 from textwrap import dedent
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.log import LOG_FORMAT, JsonLines, Throttle, printable
+from common.log import LOG_FORMAT, LOG_TASK, JsonLines, Throttle, printable
 
 SCRIPT = dedent("""
     import logging
@@ -69,6 +70,26 @@ def test_a_message_that_is_not_text_is_still_one_line() -> None:
     assert "\n" not in line
     assert "\x1b" not in line
     assert json.loads(line)["message"].endswith("\x1b[2J")
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "facts"),
+    [("", " there: hello", {}), ("a 100%s", " there [a 100%s]: hello", {"task": "a 100%s"})],
+)
+def test_each_line_says_the_task_where_there_are_several(task: str, text: str, facts: dict[str, str]) -> None:
+    script = "from common.log import configure_logging; import logging\n"
+    script += "configure_logging(); logging.getLogger('there').info('hello')"
+
+    def line(form: str) -> str:
+        environment = os.environ | {LOG_FORMAT: form, LOG_TASK: task}
+        command = [sys.executable, "-c", script]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stderr.strip()
+
+    assert line("text").endswith(text)
+    read = json.loads(line("json"))
+    assert (read["message"], {"task": read["task"]} if "task" in read else {}) == ("hello", facts)
 
 
 def test_a_peer_does_not_decide_how_long_the_log_is() -> None:

@@ -13,7 +13,7 @@ from common.protocol.answer import Answer
 from common.task import Task
 from fl_client.heard import Heard, HeardFolder
 from fl_client.home import DeviceHome
-from fl_client.listen.events import Event, EventLog
+from fl_client.listen.events import MAIN, Event, EventLog
 from fl_client.orders import answer_order
 from fl_client.store import ModelStore
 from tests.fl_client.made_identity import ledger_of
@@ -33,13 +33,24 @@ def install(device: DeviceHome, *labels: str, version: int = 1) -> None:
     )
 
 
-def keep(device: DeviceHome, label: str = "high", sound: NDArray[np.int16] = SOUND) -> str:
-    """An event that was reported and kept, as a listener does; its id."""
-    name = EventLog(device.events)(Event(label, 0.9, 1.0, 1.25, 1))
+def keep(
+    device: DeviceHome,
+    label: str = "high",
+    sound: NDArray[np.int16] = SOUND,
+    *,
+    of: tuple[str, DeviceHome] | None = None,
+) -> str:
+    """An event that was reported and kept, as a listener does; its id.
+
+    Args:
+        of: name and folder of its task, if that is not the device's own.
+    """
+    task, place = of or (MAIN, device)
+    name = EventLog(device.events)(Event(label, 0.9, 1.0, 1.25, 1, task))
     assert name is not None
     now = datetime.now(UTC)
     facts = Heard(id=name, kind="event", label=label, score=0.9, version=1, time=now)
-    HeardFolder(device.heard).add(facts, sound)
+    HeardFolder(place.heard).add(facts, sound)
     return name
 
 

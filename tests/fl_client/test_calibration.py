@@ -201,6 +201,23 @@ def test_the_command_changes_the_thresholds_and_nothing_else(home: Path) -> None
     assert (home / "device.toml").read_text().count("[listen.thresholds]") == 1
 
 
+def test_what_was_calibrated_before_makes_no_difference(home: Path) -> None:
+    first, _ = run(home)
+    strict, _ = run(home, "--false-accepts-per-hour", "0.5")
+    assert strict["labels"] != first["labels"]
+    again, _ = run(home)
+    assert again["labels"] == first["labels"]
+
+
+def test_the_version_the_thresholds_were_measured_with_is_noted(home: Path) -> None:
+    for _ in range(2):
+        run(home)
+        listen = load_settings(DeviceSettings, home / "device.toml").listen
+        assert (listen.measured_with_another(1), listen.measured_with_another(2)) == (None, 1)
+    assert (home / "device.toml").read_text().count("[listen.calibration]") == 1
+    assert ListenSettings(calibration=listen.calibration).measured_with_another(2) is None  # no thresholds
+
+
 def test_too_little_sound_is_said_and_makes_the_device_no_easier(home: Path) -> None:
     silence = home / "silence.wav"
     soundfile.write(silence, np.zeros(48_000), 16000)

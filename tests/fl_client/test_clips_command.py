@@ -131,6 +131,7 @@ def test_the_commands(kitchen: DeviceHome) -> None:
         "heard": "high",
         "verdict": "wrong",
         "label": "background",
+        "task": "main",
     }
     listed = cli(kitchen, "list")["clips"]
     assert isinstance(listed, list)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,8 @@ from tests.fl_client.kept_sounds import (
     keep,
     keep_window,
 )
+from tests.fl_client.made_identity import make_home
+from tests.fl_client.made_tasks import name_tasks
 from tests.fl_client.test_training_process import TASK, order
 from tests.processes import ROOT
 
@@ -44,7 +47,7 @@ def kitchen(device: DeviceHome) -> DeviceHome:
 
 def test_right_makes_a_clip_of_the_very_sound(kitchen: DeviceHome) -> None:
     event = keep(kitchen)
-    assert give_feedback(kitchen, event, "right") == Feedback(event, "high", "right", "high")
+    assert give_feedback(kitchen, event, "right") == Feedback(event, "high", "right", "high", "main")
     (file,) = clips_from(kitchen, event)
     sound, rate = soundfile.read(file, dtype="int16")
     np.testing.assert_array_equal(sound, SOUND)
@@ -140,6 +143,50 @@ def test_events_that_cannot_be_judged(kitchen: DeviceHome) -> None:
     sound.write_bytes(sound.read_bytes()[:1_000])
     assert code(event) == "FA-4250"
     assert clips_from(kitchen, event) == []
+
+
+class TestEventsOfFurtherTasks:
+    @pytest.fixture
+    def scene(self, kitchen: DeviceHome, tmp_path: Path) -> DeviceHome:
+        scene = make_home(tmp_path / "scene").home
+        install(scene, "rain", "wind", "background")
+        name_tasks(kitchen, scene="../scene")
+        return scene
+
+    def test_their_clips_go_to_the_folder_of_their_task(self, kitchen: DeviceHome, scene: DeviceHome) -> None:
+        before = set(kitchen.clips.rglob("*"))
+        event = keep(kitchen, "rain", of=("scene", scene))
+        assert give_feedback(kitchen, "last", "wind") == Feedback(event, "rain", "wind", "wind", "scene")
+        (file,) = clips_from(scene, event)
+        assert file.parent == scene.clips / "wind"
+        assert set(kitchen.clips.rglob("*")) == before
+        # What is known of it is in that folder too, where it is learned from.
+        line = json.loads(scene.feedback.read_text())
+        assert (line["event"], line["label"]) == (event, "wind")
+        assert "task" not in line
+        assert not kitchen.feedback.exists()
+
+    def test_each_task_has_its_own_labels(self, kitchen: DeviceHome, scene: DeviceHome) -> None:
+        of_scene, own = keep(kitchen, "rain", of=("scene", scene)), keep(kitchen, "high")
+        for event, verdict in ((of_scene, "high"), (own, "rain")):
+            with pytest.raises(DeviceError, match="FA-4252"):
+                give_feedback(kitchen, event, verdict)
+        assert give_feedback(kitchen, own, "low").task == "main"
+        assert give_feedback(kitchen, of_scene, "wrong").label == "background"
+        assert [clip.parent.parent for clip in clips_from(kitchen, own)] == [kitchen.clips]
+
+    def test_their_folder_takes_feedback_too(self, kitchen: DeviceHome, scene: DeviceHome) -> None:
+        event = keep(kitchen, "rain", of=("scene", scene))
+        assert give_feedback(scene, event, "right").label == "rain"
+        assert len(clips_from(scene, event)) == 1
+
+    def test_an_unkept_one_says_whose_device_toml_to_change(
+        self, kitchen: DeviceHome, scene: DeviceHome
+    ) -> None:
+        EventLog(kitchen.events)(Event("rain", 0.9, 1.0, 1.25, 1, "scene"))
+        with pytest.raises(DeviceError, match="FA-4250") as caught:
+            give_feedback(kitchen, "last", "right")
+        assert str(scene.config) in caught.value.remedy
 
 
 def test_no_model_no_labels(device: DeviceHome) -> None:

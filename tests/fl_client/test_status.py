@@ -17,6 +17,7 @@ from fl_client.reports import STALE_SECONDS
 from fl_client.status import describe
 from tests.fl_client.made_coordinator import Desk
 from tests.fl_client.made_identity import Made, make_home
+from tests.fl_client.made_tasks import add_device, name_tasks
 from tests.processes import run_cli
 
 
@@ -80,6 +81,26 @@ def test_a_fresh_report_counts_and_a_stale_or_damaged_one_does_not(device: Devic
     assert describe(device)["link"] is None
 
 
+def test_thresholds_of_another_version_than_that_at_work_are_told(device: DeviceHome) -> None:
+    assert describe(device)["thresholds_of"] is None
+    with device.config.open("a") as file:
+        file.write("\n[listen.thresholds]\nyes = 0.9\n\n[listen.calibration]\nversion = 3\n")
+    for version, told in ((3, None), (4, 3)):
+        device.listener_status.write_text(json.dumps({"version": version}))
+        assert describe(device)["thresholds_of"] == told
+    assert "measured with version 3" in run_cli("client", "status", "--home", str(device.root)).stdout
+
+
+@pytest.mark.parametrize(
+    "text", ['{"rtf": 1e999}', '{"tasks": {"scene": {"rtf": -1e999}}}', '{"why": "\\ud800"}']
+)
+def test_a_report_that_could_not_be_served_is_none(device: DeviceHome, text: str) -> None:
+    device.listener_status.write_text(text)
+    assert describe(device)["listener"] is None
+    device.listener_status.write_text('{"rtf": NaN, "version": 7}')
+    assert describe(device)["listener"] == {"rtf": None, "version": 7}
+
+
 @pytest.mark.parametrize("words", [["start"], ["status"], ["keys", "show"], ["policy", "check"]])
 def test_a_folder_without_a_device_is_explained(tmp_path: Path, words: list[str]) -> None:
     done = run_cli("client", *words, "--home", str(tmp_path / "nothing"))
@@ -101,3 +122,27 @@ def test_a_source_that_is_none_is_refused_before_anything_is_made(tmp_path: Path
     done = run_cli("client", "enroll", "x", "--home", str(tmp_path / "new"), "--source", "bogus")
     assert "FA-4203" in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_further_tasks_are_told_of_as_the_listener_hears_them(device: DeviceHome, tmp_path: Path) -> None:
+    scene, late = add_device(tmp_path / "scene"), add_device(tmp_path / "late")
+    name_tasks(device, scene="../scene", late="../late")
+    assert describe(device)["tasks"]["scene"] == {"home": str(scene.root), "listener": None}
+    tasks = {"scene": {"version": 3, "events": 12}, "gone": {"version": 1, "events": 0}}
+    device.listener_status.write_text(json.dumps({"version": 7, "tasks": tasks}))
+    assert describe(device)["tasks"] == {
+        "scene": {"home": str(scene.root), "listener": tasks["scene"]},
+        "late": {"home": str(late.root), "listener": None},
+    }
+    said = run_cli("client", "status", "--home", str(device.root)).stdout
+    assert f"The task scene of {scene.root} is heard with version 3: 12 events." in said
+    assert f"The task late of {late.root} is not heard" in said
+
+
+@pytest.mark.parametrize("words", [["start"], ["status"], ["feedback", "last", "right"]])
+def test_a_tasks_folder_that_is_gone_is_explained(device: DeviceHome, words: list[str]) -> None:
+    name_tasks(device, scene="../scene")
+    done = run_cli("client", *words, "--home", str(device.root))
+    assert done.returncode == 2
+    assert "FA-6010" in done.stderr
+    assert "Traceback" not in done.stderr

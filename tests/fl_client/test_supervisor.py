@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,11 +18,17 @@ import pytest
 from common.errors import DeviceError
 from common.files import StorageError
 from fl_client.home import DeviceHome
+from fl_client.listen.events import MAIN
 from fl_client.supervisor import LONGEST_PAUSE_SECONDS, Child, supervise
+from tests.fl_client.made_identity import make_home
 from tests.processes import wait_for
 
 WAITS = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 STUBBORN = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"]
+
+
+def run_alone(device: DeviceHome, stop: threading.Event) -> None:
+    supervise({MAIN: device}, None, stop, passwords={MAIN: None})
 
 
 def pid_of(child: Child) -> int:
@@ -94,15 +101,64 @@ def test_a_child_that_dies_before_it_hears_its_secret_is_restarted() -> None:
 
 def test_one_device_runs_once(device: DeviceHome) -> None:
     stop = threading.Event()
-    first = threading.Thread(target=supervise, args=(device, None, stop))
+    first = threading.Thread(target=run_alone, args=(device, stop))
     first.start()
     try:
         wait_for(lambda: bool(psutil.Process().children()), "the first one's link")
         with pytest.raises(DeviceError, match="FA-4025"):
-            supervise(device, None, threading.Event())
+            run_alone(device, threading.Event())
     finally:
         stop.set()
         first.join()
+
+
+def links() -> dict[str, str]:
+    """Task by folder of the links that run as children of this process."""
+    found = {}
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            words = child.cmdline()
+            if "fl_client.link_process" in words:
+                found[words[-1]] = child.environ().get("FEDAUDIO_LOG_TASK", "")
+    return found
+
+
+def test_each_task_has_a_link_and_no_device_runs_twice(device: DeviceHome, tmp_path: Path) -> None:
+    scene, stop = make_home(tmp_path / "scene").home, threading.Event()
+    both = {MAIN: device, "scene": scene}
+    first = threading.Thread(
+        target=supervise, args=(both, None, stop), kwargs={"passwords": dict.fromkeys(both)}
+    )
+    first.start()
+    try:
+        wait_for(lambda: links() == {str(device.root): "", str(scene.root): "scene"}, "two links")
+        for home in (device, scene):
+            with pytest.raises(DeviceError, match="FA-4025") as caught:
+                run_alone(home, threading.Event())
+            assert str(home.root) in caught.value.happened
+    finally:
+        stop.set()
+        first.join()
+    assert links() == {}
+
+
+def test_where_one_of_the_devices_runs_already_nothing_is_started(device: DeviceHome, tmp_path: Path) -> None:
+    scene, stop = make_home(tmp_path / "scene").home, threading.Event()
+    first = threading.Thread(target=run_alone, args=(scene, stop))
+    first.start()
+    try:
+        wait_for(lambda: bool(links()), "the first one's link")
+        both = {MAIN: device, "scene": scene}
+        with pytest.raises(DeviceError, match="FA-4025"):
+            supervise(both, None, threading.Event(), passwords=dict.fromkeys(both))
+        assert list(links()) == [str(scene.root)]
+    finally:
+        stop.set()
+        first.join()
+    # It holds on to none of them either.
+    ended = threading.Event()
+    ended.set()
+    supervise(both, None, ended, passwords=dict.fromkeys(both))
 
 
 def test_a_child_ends_with_its_supervisor_however_that_ends(tmp_path: Path) -> None:
@@ -136,4 +192,4 @@ def test_a_child_that_cannot_work_as_it_is_configured_is_tried_seldom(
 
 def test_a_folder_that_is_not_ours_is_explained(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="FA-8001"):
-        supervise(DeviceHome(tmp_path / "none"), None, threading.Event())
+        run_alone(DeviceHome(tmp_path / "none"), threading.Event())

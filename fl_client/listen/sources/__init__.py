@@ -10,7 +10,6 @@ from common.errors import DeviceError
 from fl_client.callers import Callers
 from fl_client.listen.sources.microphone import Microphone
 from fl_client.listen.sources.pcm import Pcm
-from fl_client.listen.sources.recordings import Fast, Live, play_file, play_folder
 from fl_client.listen.sources.source import Block, Source
 from fl_client.listen.sources.websocket import WebSocketPcm
 
@@ -55,6 +54,9 @@ def _is_address(text: str) -> bool:
 
 
 def _recordings(kind: str, rest: str) -> Source:
+    # Here, because a listener at a microphone does without 2 MB of libsndfile.
+    from fl_client.listen.sources.recordings import Fast, Live, play_file, play_folder
+
     flags = set()
     while rest.endswith((",loop", ",fast")):
         rest, _, flag = rest.rpartition(",")

@@ -24,8 +24,9 @@ def routes(home: DeviceHome, feed: Feed) -> APIRouter:
             "listener": listener,
             "link": read_report(home.link_status),
             "outlet": read_report(home.outlet_status),
-            "level": feed.latest("level"),
-            "event": feed.latest("event"),
+            "level": feed.latest.of("level"),
+            "event": feed.latest.of("event"),
+            "tasks": feed.latest.of_further_tasks(listener),
         }
 
     @router.get("/health")

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from common.errors import DeviceError
 from common.protocol.release import Release
 from fl_client.listen.counters import Counters
+from fl_client.listen.events import Swap
 from fl_client.listen.limits import SwapLimits
 from fl_client.listen.pipeline import Pipeline
 from fl_client.listen.recognizer import Recognizer
-from fl_client.listen.swap import HotSwap, Swap
+from fl_client.listen.swap import HotSwap
 from fl_client.listen.watch import poisson_tail
 from tests.fl_client.listen.made_faults import BANG, Fault, always, faulty, mistaken
 from tests.fl_client.listen.made_releases import make_release, make_task
@@ -207,6 +208,39 @@ def test_a_release_that_reports_far_too_much_gives_back(speech: Sound) -> None:
     assert "events in" in told[1].reason
     assert recognizer.version == 1
     assert is_whole(recognizer.counters, 8 * len(speech))
+
+
+def test_a_release_that_holds_a_label_on_and_on_gives_back(speech: Sound) -> None:
+    recognizer = Recognizer(make_release(1).release, limits=NOT_COMPARED)
+    hear(recognizer, speech)
+    recognizer.swap(always(make_release(2), 0))
+    swapped, back = hear(recognizer, np.tile(speech, 5))
+    assert (swapped.outcome, back.outcome, recognizer.version) == ("swapped", "rolled-back", 1)
+    assert "on and on" in back.reason
+    assert 38 < back.at < 40  # after 30 s, and so after one event
+    assert is_whole(recognizer.counters, 6 * len(speech))
+
+
+def test_a_label_that_was_held_before_may_be_held_on(speech: Sound) -> None:
+    recognizer = Recognizer(always(make_release(1), 0), limits=NOT_COMPARED)
+    hear(recognizer, speech)
+    recognizer.swap(always(make_release(2), 0))
+    (told,) = hear(recognizer, np.tile(speech, 8))
+    assert (told.outcome, recognizer.on_trial) == ("swapped", False)
+
+
+@pytest.mark.parametrize(("before", "outcomes"), [(0, ["swapped"]), (1, ["swapped", "rolled-back"])])
+def test_a_label_that_is_held_for_the_first_time_stays_if_the_one_before_hears_it_too(
+    before: int, outcomes: list[str], speech: Sound
+) -> None:
+    swap = HotSwap(always(make_release(1), before), NOT_COMPARED, Counters())
+    swap.feed(speech, is_open=False)
+    swap.offer(always(make_release(2), 0))
+    for second in range(62):
+        swap.feed(speech[:16_000], is_open=False)
+        swap.reported(0, {"yes": float(second)})
+    assert [told.outcome for told in swap.messages] == outcomes
+    assert not swap.on_trial
 
 
 def test_as_many_events_as_before_are_no_jump(speech: Sound) -> None:

@@ -18,10 +18,11 @@ import soundfile
 from numpy.typing import NDArray
 
 from common.audio.reading import read_audio
-from fl_client.listen.events import Event
+from fl_client.listen.events import MAIN, Event
 from fl_client.listen.listener import run_listener
 from fl_client.listen.recognizer import Recognizer
-from fl_client.listen.settings import ListenSettings
+from fl_client.listen.room import Room
+from fl_client.listen.settings import CalibrationSettings, ListenSettings
 from fl_client.listen.sources import Block, open_source
 from fl_client.store import ModelStore
 from tests.fl_client.listen.made_releases import make_release, make_task, resealed_files
@@ -118,7 +119,8 @@ def test_a_running_process_takes_new_releases_refuses_bad_ones_and_ends_on_sigte
     put(store, make_release(4, seed=1).files)
     eventually(lambda: status(home)["version"] == 4, child)
     report = status(home)
-    assert (report["swaps"], report["dropped"], report["doubled"]) == (2, 0, 0)
+    assert (report["swaps"], report["doubled"]) == (2, 0)
+    assert report["dropped"] == 0 or report["overruns"] > 0  # a busy machine may read the sound too late
     assert report["max_gap_seconds"] > 0
     child.send_signal(signal.SIGTERM)
     assert child.wait(timeout=60) == 0
@@ -172,18 +174,34 @@ def test_a_fault_in_device_toml_is_told(home: Path, store: ModelStore) -> None:
     assert (done.returncode, b"level_seconds" in done.stderr) == (2, True)
 
 
+def test_thresholds_of_another_version_are_warned_of(
+    store: ModelStore, recording: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(store, make_release(1).files)
+    for version in (1, 3):
+        owner = ListenSettings(thresholds={"yes": 0.5}, calibration=CalibrationSettings(version=version))
+        run_listener(
+            [Room(MAIN, store, settings=owner)],
+            open_source(f"file:{recording},fast"),
+            lambda message: None,
+            status_path=None,
+            stop=threading.Event(),
+        )
+        assert ("calibrate again" in caplog.text) == (version != 1)
+    assert "measured with version 3, not with version 1" in caplog.text
+
+
 def test_labels_that_a_release_never_reports_are_warned_of_at_each(
     store: ModelStore, recording: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(store, make_release(1).files)
     owner = ListenSettings(thresholds={"nobody": 0.5, "background": 0.5, "yes": 0.5})
     run_listener(
-        store,
+        [Room(MAIN, store, settings=owner)],
         open_source(f"file:{recording},fast"),
         lambda message: None,
         status_path=None,
         stop=threading.Event(),
-        settings=owner,
     )
     assert "version 1 never reports ['background', 'nobody']" in caplog.text
 
@@ -287,7 +305,7 @@ def test_the_newest_release_that_can_be_run_is_the_first(store: ModelStore, reco
     put(store, resealed_files(make_release(2), graph=b"no graph"))
     versions: set[int] = set()
     counters = run_listener(
-        store,
+        [Room(MAIN, store)],
         open_source(f"file:{recording},fast"),
         lambda event: versions.add(event.version),
         status_path=None,
@@ -307,7 +325,9 @@ def test_lost_sound_reaches_the_counters_and_the_times(store: ModelStore, speech
 
     events: list[Event] = []
     source = Gappy(speech, lambda: False)
-    counters = run_listener(store, source, events.append, status_path=None, stop=threading.Event())
+    counters = run_listener(
+        [Room(MAIN, store)], source, events.append, status_path=None, stop=threading.Event()
+    )
     assert (counters.dropped, counters.overruns, counters.doubled) == (10, 1, 0)
     assert events[-1].end == pytest.approx(expected_events(speech)[-1]["end"] + 0.1)
 
@@ -318,7 +338,7 @@ def test_a_status_that_cannot_be_written_does_not_stop_the_listening(
     put(store, make_release(1).files)
     source = Endless(speech, lambda: "no status is written" in caplog.text)
     counters = run_listener(
-        store,
+        [Room(MAIN, store)],
         source,
         lambda event: None,
         status_path=tmp_path / "gone" / "listener.json",
@@ -339,6 +359,6 @@ def test_stop_ends_the_listening(store: ModelStore, speech: Sound) -> None:
             stop.set()
 
     counters = run_listener(
-        store, Endless(speech, lambda: False), stop_after_three, status_path=None, stop=stop
+        [Room(MAIN, store)], Endless(speech, lambda: False), stop_after_three, status_path=None, stop=stop
     )
     assert counters.events >= 3

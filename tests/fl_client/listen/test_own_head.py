@@ -23,10 +23,11 @@ from common.protocol.release import Release
 from common.protocol.tensors import Weights, encode_weights
 from fl_client.home import DeviceHome
 from fl_client.kept import personal, save_kept
-from fl_client.listen.events import Event, Message
-from fl_client.listen.following import first_recognizer, follow
+from fl_client.listen.events import MAIN, Event, Message
+from fl_client.listen.following import Follower
 from fl_client.listen.limits import SwapLimits
 from fl_client.listen.listener import run_listener
+from fl_client.listen.room import Room
 from fl_client.listen.sources import Block
 from fl_client.store import ModelStore
 from tests.fl_client.listen.made_releases import LABELS, Made, make_release
@@ -157,12 +158,11 @@ def test_a_head_that_changed_is_heard_with_the_next_release(home: DeviceHome) ->
         source.events.append(event)
 
     run_listener(
-        ModelStore(home.models),
+        [Room(MAIN, ModelStore(home.models), partial(personal, folder=home.kept))],
         source,
         sink,
         status_path=None,
         stop=threading.Event(),
-        personal=partial(personal, folder=home.kept),
         limits=AT_ONCE,
     )
     assert {(event.version, event.label) for event in source.events} >= {(1, "yes"), (2, "stop")}
@@ -210,17 +210,17 @@ def test_a_release_that_the_own_head_spoils_is_run_without_it(
 
     wanted, stop = (1 if when == "first" else 2), threading.Event()
     store = ModelStore(home.models, home.root / "marks.json")
-    found = first_recognizer(store, spoiled, stop, limits=AT_ONCE)
-    assert found is not None
-    recognizer, seen = found
+    follower = Follower(Room(MAIN, store, spoiled), AT_ONCE)
+    recognizer = follower.begin()
+    assert recognizer is not None
     if when == "later":
         put(store, personal_release(2).files)
-        follower = threading.Thread(target=follow, args=(store, spoiled, recognizer, seen, stop))
-        follower.start()
-        while recognizer.version != 2 and follower.is_alive():
+        thread = threading.Thread(target=follower.follow, args=(stop,))
+        thread.start()
+        while recognizer.version != 2 and thread.is_alive():
             recognizer.feed(SOUND[:1600])
         stop.set()
-        follower.join()
+        thread.join()
     assert recognizer.version == wanted
     assert "does without the device's own parameters" in caplog.text
     assert [release.version for release in tried] == list(range(1, wanted + 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +13,10 @@ from common.errors import DeviceError, ProtocolError
 from common.protocol.release import MANIFEST, Release, write_release
 from fl_client.listen import scorer
 from fl_client.listen.engine import Engine
-from fl_client.listen.following import first_recognizer
+from fl_client.listen.events import MAIN
+from fl_client.listen.following import Follower
 from fl_client.listen.recognizer import Recognizer
+from fl_client.listen.room import Room
 from fl_client.store import ModelStore
 from tests.fl_client.listen.made_releases import make_release
 from tests.made_manifests import put, signed
@@ -41,9 +42,9 @@ def test_an_immense_release_is_not_installed_and_not_stumbled_over(
     # It got there all the same.
     write_release(store.root / "00000002", with_graph(2, **changes))
     (store.root / "current").write_text("2\n")
-    found = first_recognizer(store, lambda release: release, threading.Event())
+    found = Follower(Room(MAIN, store)).begin()
     assert found is not None
-    assert found[0].version == 1
+    assert found.version == 1
 
 
 @pytest.mark.parametrize("values", [10**17, 2**44])

@@ -196,3 +196,12 @@ def test_a_release_prepared_before_a_reset_hears_only_what_comes_after_it(speech
     assert recognizer.feed(speech[: 3 * 16000]) == fresh.feed(speech[: 3 * 16000])
     assert recognizer.scores == fresh.scores
     assert (recognizer.counters.dropped, recognizer.counters.doubled) == (0, 0)
+
+
+def test_between_the_switch_and_the_next_hop_the_scores_are_of_the_new_labels(speech: Sound) -> None:
+    recognizer = Recognizer(make_release(1).release, limits=AT_ONCE)
+    recognizer.feed(speech[:SWAP_AT])
+    recognizer.swap(other("other labels").release)
+    recognizer.feed(speech[SWAP_AT : SWAP_AT + 1])
+    assert recognizer.version == 2
+    assert recognizer.scores == dict.fromkeys(("left", "right", "silence"), 0.0)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from common.task import Task, Trigger
+from common.task import Task, Trigger, is_background
 from fl_client.listen.events import Event, line_of
 from fl_client.listen.settings import ListenSettings
-from fl_client.listen.trigger import Detector, is_background
+from fl_client.listen.trigger import Detector
 
 LABELS = ("yes", "no", "background")
 TASK = Task(labels=LABELS, trigger=Trigger(threshold=0.6, release=0.4, refractory_seconds=0.05))
@@ -219,4 +219,5 @@ def test_a_line_says_what_it_is_and_when_and_has_an_id_of_its_own() -> None:
         "start": 1.0,
         "end": 2.0,
         "version": 3,
+        "task": "main",
     }

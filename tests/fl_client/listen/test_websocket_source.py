@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,63 @@ def test_who_says_nothing_makes_room_for_another(
         with sender(port) as peer:
             peer.send(noise(10).tobytes())
             assert len(take(source, 10).samples) == 10
+
+
+def test_mute_peers_keep_nobody_out_however_many_they_are(
+    source: Source, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "HANDSHAKE_SECONDS", 3600)
+    with ExitStack() as crowd:
+        for _ in range(3 * websocket.MOST_SENDERS):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", port)))
+        with sender(port, open_timeout=60) as peer:
+            peer.send(noise(10).tobytes())
+            assert len(take(source, 10).samples) == 10
+
+
+def test_mute_peers_do_not_cut_off_the_one_that_is_heard(source: Source, port: int) -> None:
+    with sender(port) as peer, ExitStack() as crowd:
+        peer.send(noise(10).tobytes())
+        take(source, 10)
+        for _ in range(3 * websocket.MOST_SENDERS):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", port)))
+        with pytest.raises(InvalidStatus):  # answered after all of them were let in
+            sender(port, origin="https://evil.com", open_timeout=60)
+        peer.send(noise(10, 2).tobytes())
+        np.testing.assert_array_equal(take(source, 10).samples, noise(10, 2).astype(np.float32) / 32768)
+
+
+def test_a_second_sender_is_answered_when_the_first_has_gone(source: Source, port: int) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        with sender(port) as first:
+            first.send(noise(10).tobytes())
+            take(source, 10)
+            second = threads.submit(sender, port, open_timeout=60)
+            with pytest.raises(InvalidStatus):
+                sender(port, origin="https://evil.com", open_timeout=60)
+            assert not second.done()
+        with second.result(60) as peer:
+            peer.send(noise(10, 2).tobytes())
+            heard = take(source, 10)
+    np.testing.assert_array_equal(heard.samples, noise(10, 2).astype(np.float32) / 32768)
+    assert heard.overruns == 1
+
+
+def test_sound_that_comes_with_a_request_that_is_refused_is_not_heard(source: Source, port: int) -> None:
+    request = (
+        f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: https://evil.com\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: {'A' * 22}==\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", port)) as peer, suppress(OSError):
+        peer.sendall(request.encode() + Frame(Opcode.BINARY, noise(10).tobytes()).serialize(mask=True))
+        peer.settimeout(30)
+        while peer.recv(1 << 16):
+            pass
+    with sender(port) as other:
+        other.send(noise(7, 2).tobytes())
+        heard = take(source, 7)
+    np.testing.assert_array_equal(heard.samples, noise(7, 2).astype(np.float32) / 32768)
 
 
 def test_who_sends_empty_messages_makes_room_for_another(

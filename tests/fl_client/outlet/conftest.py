@@ -14,12 +14,17 @@ import pytest
 import tomli_w
 
 from fl_client.home import DeviceHome
-from fl_client.listen.events import Event, line_of
+from fl_client.listen.events import MAIN, Event, line_of
+from tests.fl_client.outlet.made_broker import MadeBroker
 from tests.processes import ROOT, free_port, wait_for
 
 
 class Outlet:
-    """One home, its log, and the process that hands the log's messages on."""
+    """One home, its log, and the process that hands the log's messages on.
+
+    Attributes:
+        tasks: folders of further tasks.
+    """
 
     def __init__(self, root: Path) -> None:
         root.mkdir()
@@ -28,6 +33,7 @@ class Outlet:
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[str] | None = None
         self.errors = root / "stderr"
+        self.tasks: dict[str, str] = {}
 
     def start(self, environment: Mapping[str, str] | None = None, **tables: object) -> None:
         """Start with these keys of [outlet], and wait until it works."""
@@ -35,8 +41,8 @@ class Outlet:
         wait_for(self.home.outlet_status.exists, "the first report", self._check)
 
     def spawn(self, environment: Mapping[str, str] | None = None, **tables: object) -> subprocess.Popen[str]:
-        device = {"name": "kitchen", "server": "127.0.0.1:9", "coordinator": "0" * 64, "outlet": tables}
-        self.home.config.write_text(tomli_w.dumps(device))
+        device = {"name": "kitchen", "server": "127.0.0.1:9", "coordinator": "0" * 64}
+        self.home.config.write_text(tomli_w.dumps(device | {"outlet": tables, "tasks": self.tasks}))
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fl_client.outlet", "--home", str(self.home.root)],
@@ -51,9 +57,9 @@ class Outlet:
     def start_api(self, **settings: object) -> None:
         self.start(api={"port": self.port, **settings})
 
-    def tell(self, label: str) -> str:
+    def tell(self, label: str, task: str = MAIN) -> str:
         """Write an event as the listener does, and return its id."""
-        line = line_of(Event(label, 0.9, 1.0, 2.0, 7))
+        line = line_of(Event(label, 0.9, 1.0, 2.0, 7, task))
         with self.home.events.open("a") as log:
             log.write(json.dumps(line) + "\n")
         return str(line["id"])
@@ -81,7 +87,7 @@ class Outlet:
         """End it as its supervisor does, and return its status."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -91,3 +97,11 @@ def outlet(tmp_path: Path) -> Iterator[Outlet]:
     if outlet.process is not None:
         outlet.process.kill()
         outlet.process.communicate()
+
+
+@pytest.fixture
+def broker() -> Iterator[MadeBroker]:
+    broker = MadeBroker()
+    broker.open()
+    yield broker
+    broker.close()

@@ -1,4 +1,4 @@
-"""A broker that speaks as much MQTT 3.1.1 as a publisher hears, on a real socket, and writes down what it is
+"""A broker that speaks as much MQTT 3.1.1 as an outlet hears, on a real socket, and writes down what it is
 told: http://docs.oasis-open.org/mqtt/mqtt/v3.1.1.
 """
 
@@ -9,8 +9,18 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-CONNECT, CONNACK, PUBLISH, PUBACK, PINGREQ, PINGRESP, DISCONNECT = 1, 2, 3, 4, 12, 13, 14
-NOT_AUTHORISED = 5
+CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP, DISCONNECT = (
+    1,
+    2,
+    3,
+    4,
+    8,
+    9,
+    12,
+    13,
+    14,
+)
+NOT_AUTHORISED, FAILURE = 5, 0x80
 
 
 @dataclass(frozen=True)
@@ -42,17 +52,21 @@ class MadeBroker:
         port: the same each time it is opened again.
         refuses: every CONNECT is answered with "not authorised".
         deaf: nothing is acknowledged.
+        mute: no subscription is granted.
         flaps: every connection is ended as soon as it is accepted.
         sessions: each CONNECT so far.
+        subscribed: each topic that was asked for.
         published: each PUBLISH so far, and the wills of those that went without a DISCONNECT.
     """
 
     port: int = 0
     refuses: bool = False
     deaf: bool = False
+    mute: bool = False
     flaps: bool = False
     sessions: list[Session] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
+    subscribed: list[str] = field(default_factory=list)
     pings: int = 0
 
     def open(self) -> None:
@@ -75,6 +89,12 @@ class MadeBroker:
 
     def on(self, topic: str) -> list[bytes]:
         return [one.payload for one in self.published if one.topic == topic]
+
+    def say(self, topic: str, payload: bytes, *, retained: bool = False, announced: int = 0) -> None:
+        """Pass a message on to who is connected; or announce one of so many bytes, and send these."""
+        body = len(topic.encode()).to_bytes(2, "big") + topic.encode() + payload
+        assert self._peer is not None
+        self._peer.sendall(bytes([PUBLISH << 4 | retained]) + _length(announced or len(body)) + body)
 
     def _serve(self) -> None:
         while self._open:
@@ -99,6 +119,9 @@ class MadeBroker:
                     will = session.will
                 elif kind == PUBLISH:
                     self._take(peer, flags, body)
+                elif kind == SUBSCRIBE:
+                    self.subscribed.append(_text(body[2:])[0])
+                    peer.sendall(bytes([SUBACK << 4, 3, *body[:2], FAILURE if self.mute else 1]))
                 elif kind == PINGREQ:
                     self.pings += 1
                     peer.sendall(bytes([PINGRESP << 4, 0]))
@@ -106,7 +129,7 @@ class MadeBroker:
                     will = None
                     return
                 else:
-                    raise AssertionError(f"a publisher never sends type {kind}")
+                    raise AssertionError(f"an outlet never sends type {kind}")
         except (ConnectionError, OSError):
             return
         finally:
@@ -121,6 +144,11 @@ class MadeBroker:
         self.published.append(Published(topic, rest, quality, bool(flags & 1)))
         if quality and not self.deaf:
             peer.sendall(bytes([PUBACK << 4, 2]) + number)
+
+
+def _length(count: int) -> bytes:
+    digits = [count >> shift & 127 for shift in range(0, 28, 7) if not shift or count >> shift]
+    return bytes(digit | 128 for digit in digits[:-1]) + bytes(digits[-1:])
 
 
 def _receive(peer: socket.socket) -> tuple[int, int, bytes]:

@@ -14,6 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 from fl_client.listen.events import Event, line_of
 from fl_client.outlet.api import LARGEST_HEAD
 from fl_client.outlet.feed import WAITING, Feed
+from fl_client.outlet.latest import Latest
 from fl_client.outlet.sockets import MOST
 from fl_client.outlet.tail import KEPT
 from tests.fl_client.outlet.conftest import Outlet
@@ -46,7 +47,7 @@ def test_messages_from_before_and_from_now_on(outlet: Outlet) -> None:
         now = outlet.tell("now")
         assert heard(reader) | {"time": None} == {
             "type": "event", "id": now, "time": None, "label": "now",
-            "score": 0.9, "start": 1.0, "end": 2.0, "version": 7,
+            "score": 0.9, "start": 1.0, "end": 2.0, "version": 7, "task": "main",
         }  # fmt: skip
     assert outlet.labels() == ["before", "now"]
     assert outlet.labels(f"?after={before}") == ["now"]
@@ -80,6 +81,31 @@ def test_state_and_health(outlet: Outlet) -> None:
     assert state["level"]["laeq"] == 41.5
     assert state["outlet"]["messages"] >= 0
     assert outlet.get("/v1/health").json() == {"listening": True}
+
+
+def test_the_state_of_several_tasks(outlet: Outlet) -> None:
+    outlet.tasks = {"scene": "../scene", "late": "../late"}
+    outlet.tell("drizzle", "scene")
+    outlet.tell("gone", "of before")
+    outlet.start_api()
+    rain, yes = outlet.tell("rain", "scene"), outlet.tell("yes")
+    report = {"version": 7, "tasks": {"scene": {"version": 3, "events": 1}}}
+    outlet.home.listener_status.write_text(json.dumps(report))
+    wait_for(lambda: outlet.get("/v1/state").json()["event"] is not None, "the events")
+    state = outlet.get("/v1/state").json()
+    assert (state["listener"], state["event"]["id"]) == (report, yes)
+    assert state["tasks"].keys() == {"scene", "late"}
+    scene = state["tasks"]["scene"]
+    assert (scene["version"], scene["event"]["id"], scene["event"]["label"]) == (3, rain, "rain")
+    assert state["tasks"]["late"] == {"version": None, "event": None}
+
+
+@pytest.mark.parametrize("tasks", [None, 1, [], {"scene": None}, {"scene": 3}, {"scene": {}}])
+def test_a_listeners_report_is_not_believed_to_be_whole(tasks: object) -> None:
+    lines = [{"type": "event", "id": "1", "task": ["main"]}, {"type": "event", "id": "2", "task": 7}]
+    latest = Latest(["scene"], lines)
+    assert latest.of_further_tasks({"tasks": tasks}) == {"scene": {"version": None, "event": None}}
+    assert latest.of("event") is None
 
 
 def test_nothing_else_is_served(outlet: Outlet) -> None:
@@ -171,7 +197,7 @@ def test_a_reader_that_does_not_read_is_dropped_and_holds_nobody_up(outlet: Outl
                 got += 1
         outlet.wait(readers=1, readers_dropped=1)
         # Its socket is closed too: else many like it would take up all places.
-        stuck.settimeout(20)
+        stuck.settimeout(60)
         cut_off(stuck)
     outlet.wait(readers=0)
 
@@ -190,7 +216,7 @@ def test_sockets_are_bounded_and_idle_ones_are_closed(outlet: Outlet) -> None:
     idle = [socket.create_connection(("127.0.0.1", outlet.port)) for _ in range(MOST + 20)]
     try:
         for one in idle[MOST:]:
-            one.settimeout(20)
+            one.settimeout(60)
             assert one.recv(1) == b""
         for one in idle[:5]:
             one.close()
@@ -214,7 +240,7 @@ def _answers(outlet: Outlet) -> bool:
 def test_a_head_without_end_is_cut_off(outlet: Outlet) -> None:
     outlet.start_api()
     with socket.create_connection(("127.0.0.1", outlet.port)) as peer:
-        peer.settimeout(20)
+        peer.settimeout(60)
         peer.sendall(b"GET /v1/state HTTP/1.1\r\nx: " + b"x" * (2 * LARGEST_HEAD))
         cut_off(peer)
     assert outlet.get("/v1/state").status_code == 200

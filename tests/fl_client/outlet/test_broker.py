@@ -11,19 +11,23 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from common.security.certificates import issue_tls, make_root
+from fl_client.home import DeviceHome
 from fl_client.outlet import broker as module
 from fl_client.outlet.broker import Broker
 from fl_client.outlet.discovery import unique_id
 from fl_client.outlet.settings import MqttSettings
+from fl_client.settings import DeviceSettings
 from tests.fl_client.outlet.conftest import Outlet
 from tests.fl_client.outlet.made_broker import MadeBroker, Published
 from tests.processes import free_port, wait_for
@@ -42,16 +46,16 @@ ENTITIES = {
 }
 
 
-@pytest.fixture
-def broker() -> Iterator[MadeBroker]:
-    broker = MadeBroker()
-    broker.open()
-    yield broker
-    broker.close()
-
-
 def mqtt(broker: MadeBroker, **more: object) -> dict[str, object]:
     return {"host": "127.0.0.1", "port": broker.port, **more}
+
+
+@contextmanager
+def connected(broker: MadeBroker, home: Path, **more: object) -> Iterator[Broker]:
+    """A broker's peer in this process, for the device "kitchen"."""
+    settings = DeviceSettings(name="kitchen", server="127.0.0.1:9", coordinator="0" * 64)
+    with Broker(MqttSettings.model_validate(mqtt(broker, **more)), DeviceHome(home), settings, ()) as out:
+        yield out
 
 
 def labels(broker: MadeBroker) -> list[str]:
@@ -88,6 +92,30 @@ def test_what_a_broker_is_told(outlet: Outlet, broker: MadeBroker) -> None:
     assert broker.on(f"{BASE}/availability") == [b"online", b"offline"]
 
 
+def test_what_a_broker_is_told_of_several_tasks(outlet: Outlet, broker: MadeBroker) -> None:
+    outlet.tasks = {"scene": "../scene"}
+    outlet.home.listener_status.write_text(json.dumps({"version": 7, "tasks": {"scene": {"version": 3}}}))
+    outlet.start(mqtt=mqtt(broker))
+    wait_for(lambda: bool(broker.on(f"{BASE}/availability")), "the connection")
+    (config,) = map(json.loads, broker.on(f"homeassistant/sensor/{IDENTITY}/task_scene/config"))
+    assert config["unique_id"] == f"{IDENTITY}_task_scene"
+    assert len({one.topic for one in broker.published if "/config" in one.topic}) == len(ENTITIES) + 1
+    template = jinja2.Environment(autoescape=False).from_string(config["value_template"])  # noqa: S701
+
+    def shown() -> str:
+        return template.render(value_json=json.loads(broker.on(f"{BASE}/state")[-1]))
+
+    assert shown() == "None"
+    outlet.tell("rain", "scene")
+    outlet.tell("yes")
+    wait_for(lambda: shown() == "rain", "the state of the scene")
+    wait_for(lambda: json.loads(broker.on(f"{BASE}/state")[-1])["event"] is not None, "that of the words")
+    state = json.loads(broker.on(f"{BASE}/state")[-1])
+    assert (state["version"], state["event"]["label"]) == (7, "yes")
+    assert (state["tasks"]["scene"]["version"], state["tasks"]["scene"]["event"]["label"]) == (3, "rain")
+    assert [json.loads(one)["task"] for one in broker.on(f"{BASE}/events")] == ["scene", "main"]
+
+
 def test_the_broker_speaks_for_an_outlet_that_is_killed(outlet: Outlet, broker: MadeBroker) -> None:
     outlet.start(mqtt=mqtt(broker))
     wait_for(lambda: bool(broker.on(f"{BASE}/availability")), "the connection")
@@ -121,8 +149,7 @@ def test_a_broker_that_acknowledges_nothing_fills_no_memory(
 ) -> None:
     monkeypatch.setattr(module, "WAITING", 20)
     broker.deaf = True
-    settings = MqttSettings.model_validate(mqtt(broker))
-    with Broker(settings, "kitchen", "0" * 64, tmp_path / "none", ()) as out:
+    with connected(broker, tmp_path) as out:
         wait_for(lambda: bool(out.report()["mqtt_connected"]), "the connection")
         for number in range(30):
             out({"type": "event", "id": str(number), "label": "yes"})
@@ -139,7 +166,7 @@ def test_a_broker_that_comes_and_goes_is_told_of_once_until_it_has_stayed(
     monkeypatch.setattr(module, "CALM_SECONDS", calm)
     caplog.set_level(logging.INFO)
     broker.flaps = True
-    with Broker(MqttSettings.model_validate(mqtt(broker)), "kitchen", "0" * 64, tmp_path / "none", ()):
+    with connected(broker, tmp_path):
         wait_for(lambda: len(broker.sessions) >= 3, "the third connection")
         said = caplog.text
     assert min(times, said.count("connected to the broker")) == times
@@ -157,7 +184,7 @@ def test_a_broker_thread_that_has_ended_by_a_fault_says_so(
         raise ZeroDivisionError
 
     monkeypatch.setattr(Broker, part, fail)
-    with Broker(MqttSettings.model_validate(mqtt(broker)), "kitchen", "0" * 64, tmp_path / "none", ()) as out:
+    with connected(broker, tmp_path) as out:
 
         def has_ended() -> bool:
             try:
@@ -203,11 +230,11 @@ def test_what_cannot_work_is_said_at_once(outlet: Outlet, more: dict[str, object
 
 
 def test_without_the_library_it_is_said_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: MadeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "paho.mqtt", None)
-    with pytest.raises(module.DeviceError, match="FA-4233") as caught:
-        Broker(MqttSettings(host="127.0.0.1"), "kitchen", "0" * 64, tmp_path / "none", ())
+    monkeypatch.setitem(sys.modules, "paho.mqtt.enums", None)
+    with pytest.raises(module.DeviceError, match="FA-4233") as caught, connected(broker, tmp_path):
+        pass
     assert "fedaudio[mqtt]" in caught.value.remedy
 
 

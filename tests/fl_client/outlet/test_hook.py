@@ -49,6 +49,15 @@ def test_events_and_alarms_reach_the_program_in_order_and_other_messages_do_not(
         "event",
         "alarm",
     )
+    assert first["environment"]["FEDAUDIO_TASK"] == ""
+
+
+def test_the_program_is_told_the_task(tmp_path: Path) -> None:
+    with Hook([sys.executable, "-c", RECORDS, str(tmp_path / "got")]) as hook:
+        hook(event("rain") | {"task": "scene"})
+        hook.finish()
+    (entry,) = records(tmp_path / "got")
+    assert entry["environment"]["FEDAUDIO_TASK"] == "scene"
 
 
 def test_the_programs_environment_holds_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +85,7 @@ def test_a_program_that_fails_is_counted_always_and_said_once(
     program: list[str], words: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fl_client.outlet.hook.shutil.which", lambda name: name)
-    with Hook(program, timeout=2.0 if program[0] != "sleep" else 0.2) as hook:
+    with Hook(program, timeout=60 if program[0] != "sleep" else 0.2) as hook:
         for _ in range(3):
             hook(event())
         wait_for(lambda: hook.report()["hook_failures"] == 3, "three failures")
@@ -87,8 +96,13 @@ def test_a_program_that_fails_is_counted_always_and_said_once(
 def test_what_a_program_that_takes_too_long_has_started_ends_with_it(tmp_path: Path) -> None:
     script = f"sleep 600 & echo $! > {tmp_path}/pid; wait"
     with Hook(["/bin/sh", "-c", script], timeout=1.0) as hook:
-        hook(event())
-        hook.finish()
+
+        def came_so_far() -> bool:
+            hook(event())
+            hook.finish()
+            return (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text())
+
+        wait_for(came_so_far, "a run that starts another before its time is over")
     left = int((tmp_path / "pid").read_text())
     wait_for(lambda: not psutil.pid_exists(left) or psutil.Process(left).status() == "zombie", "its end")
 
@@ -115,8 +129,12 @@ def test_a_slow_program_holds_nobody_up_and_what_is_too_much_is_counted(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_hook_that_has_ended_by_a_fault_says_so(tmp_path: Path) -> None:
     with Hook(["true"]) as hook:
-        hook(event() | {"none of JSON's": tmp_path})
-        hook.finish()
+        for _ in range(3):
+            hook(event() | {"none of JSON's": tmp_path})
+        finishing = threading.Thread(target=hook.finish, daemon=True)
+        finishing.start()
+        finishing.join(30)
+        assert not finishing.is_alive()
         wait_for(lambda: "hook" not in [thread.name for thread in threading.enumerate()], "the fault")
         with pytest.raises(RuntimeError, match="ended by a fault"):
             hook.report()
