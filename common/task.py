@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -12,7 +13,24 @@ from common.settings import Settings
 SCORES_LIMIT = 10_000_000
 """Frames of one window times labels: a listener keeps a score for each."""
 
+NEVER = frozenset({"background", "background_noise", "silence", "unknown"})
+"""A label of this name, whatever its case and with or without underscores around it, is never reported."""
+
+NOTHING = ("unknown", "background", "background_noise")
+"""Those for a sound that is none of the others, the best first. It may be a word, and is no silence."""
+
 Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f/\\]+$")]
+
+
+def is_background(label: str) -> bool:
+    """Whether `label` stands for "nothing to report"."""
+    return label.strip("_").lower() in NEVER
+
+
+def nothing_of(labels: Sequence[str]) -> str | None:
+    """The label for a sound that is none of the others, if there is one."""
+    found = {label.strip("_").lower(): label for label in labels}
+    return next((found[name] for name in NOTHING if name in found), None)
 
 
 class Trigger(Settings):
@@ -64,6 +82,12 @@ class Task(Settings):
                 f"a window has more than {SCORES_LIMIT} scores; use fewer labels or a longer hop"
             )
         return self
+
+    @property
+    def nothing(self) -> int | None:
+        """Position of the label for a sound that is none of the others, if there is one."""
+        label = nothing_of(self.labels)
+        return None if label is None else self.labels.index(label)
 
     @property
     def clip_samples(self) -> int:

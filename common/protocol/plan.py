@@ -68,6 +68,13 @@ class Recipe(Settings):
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     gradient_clip: float = Field(5.0, ge=0, le=1e9, description="largest gradient norm; 0: any")
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty on the weights")
+    negatives: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="windows without a word that are made of each clip each time it is used, where the task "
+        "has a label for them",
+    )
     augmentation: Augmentation = Augmentation()
 
     @property

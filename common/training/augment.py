@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from common.protocol.plan import Augmentation
 
@@ -26,7 +27,7 @@ class Changes:
         shift: frames (B,) by which a window moves later, negative for earlier.
         gain_db: (B,) change of level.
         snr_db: (B,) signal-to-noise ratio; infinite where no noise is added.
-        noise: energies (B, T, bands) of the noise, at any level.
+        noise: energies (B, C + T, bands) of the noise, at any level; it begins C frames before the window.
         time_masks: first frame and length (B, n, 2).
         band_masks: first feature and length (B, m, 2).
     """
@@ -48,7 +49,8 @@ def draw_changes(
     features: int,
     generator: torch.Generator,
 ) -> Changes:
-    """Draw changes for `windows` windows of as many frames as the windows of noise (N, T, bands) have."""
+    """Draw changes for `windows` windows of as many frames as the windows of noise (N, C + T, bands) have,
+    what is heard before them included."""
     frames = noises.shape[1]
     furthest = round(augmentation.shift_seconds / hop_seconds)
     lowest, highest = augmentation.noise_snr_db
@@ -77,14 +79,19 @@ def change_energies(energies: Tensor, changes: Changes) -> Tensor:
     """Shift, scale and add noise to energies (B, T, bands).
 
     Frames that a shift leaves empty repeat the frame at the edge, which is background more often than not.
-    Powers of independent sounds add in expectation, so noise is added to energies.
+    Powers of independent sounds add in expectation, so noise is added to energies. Where the noise is longer
+    than the window (C > 0), it alone is heard before it.
+
+    Returns:
+        Energies (B, C + T, bands).
     """
     frames = energies.shape[1]
     source = (torch.arange(frames) - changes.shift.unsqueeze(1)).clamp(0, frames - 1)
     shifted = energies.take_along_dim(source.unsqueeze(2), dim=1)
     signal = shifted * 10 ** (changes.gain_db.view(-1, 1, 1) / 10)
     ratio = 10 ** (-changes.snr_db.view(-1, 1, 1) / 10)
-    return signal + changes.noise * (ratio * _power(signal) / _power(changes.noise).clamp(min=SILENT))
+    noise = changes.noise * (ratio * _power(signal) / _power(changes.noise).clamp(min=SILENT))
+    return functional.pad(signal, (0, 0, noise.shape[1] - frames, 0)) + noise
 
 
 def mask_features(features: Tensor, changes: Changes) -> Tensor:

@@ -23,7 +23,7 @@ from common.privacy.secure_random import SecureRandom
 from common.privacy.units import units_of
 from common.protocol.answer import PrivacySpent
 from common.protocol.plan import Privacy, Recipe
-from common.training.examples import Augmented, labels_of
+from common.training.examples import Augmented
 from common.training.micro_batch import micro_batch_size
 
 
@@ -58,13 +58,12 @@ class PlainGradients:
             TrainingError: FA-7004, the loss is not a finite number.
         """
         batch = next(self._batches)
-        features = self._examples.features(batch, self._generator)
-        labels = labels_of(self._examples.data, batch)
+        features, labels = self._examples.batch(batch, self._generator)
         total = 0.0
         for part, truth in zip(
             torch.split(features, self._size), torch.split(labels, self._size), strict=True
         ):
-            loss = smoothed_loss(self._model(part), truth, self._recipe).sum() / len(batch)
+            loss = smoothed_loss(self._model(part), truth, self._recipe).sum() / len(labels)
             torch.autograd.backward(loss)
             total += loss.item()
         if not math.isfinite(total):
@@ -87,6 +86,7 @@ class PrivateGradients:
     A unit of many clips brings at most `clips_each` of them into a step, drawn anew each time, so that a step
     is about `recipe.batch_size` clips of work whatever the unit is. A clip brings one window, seen in
     `privacy.views` ways whose gradients are averaged (De et al. 2022); those of a unit's clips are summed.
+    What is made of a clip that is no word is a further view of it, and made of no other clip.
 
     Raises:
         TrainingError: FA-7020 the model mixes clips, FA-7021 the unit of some clips is not known.
@@ -110,8 +110,10 @@ class PrivateGradients:
         self.clips_each = math.ceil(recipe.batch_size / self._expected)
         clips = privacy.units or sum(len(clips) for clips in self._units.clips)
         self.steps_per_epoch = -(-clips // recipe.batch_size)
+        made = examples.negatives.each if examples.negatives else 0
+        self._views = privacy.views * (1 + made)
         self._clipping = clipping_for(privacy, model, self._expected)
-        self._engine = engine_for(privacy.engine, model, self._loss, *_shape(examples))
+        self._engine = engine_for(privacy.engine, model, self._loss, *examples.shape)
         self._size = _micro_batch(model, examples, per_sample_gradients=True)
 
     def next_step(self) -> float:
@@ -139,7 +141,7 @@ class PrivateGradients:
     def _rows(self, units: Windows, losses: list[Tensor]) -> Iterator[Tensor]:
         """Gradients of `units`, each one row, in parts; what the clips' losses are is added to `losses`."""
         drawn = [self._units.draw(unit, self.clips_each, self._random) for unit in units]
-        together = max(1, self._size // (self.clips_each * self._privacy.views))
+        together = max(1, self._size // (self.clips_each * self._views))
         for start in range(0, len(drawn), together):
             windows = drawn[start : start + together]
             owners = np.repeat(np.arange(len(windows)), [len(own) for own in windows])
@@ -147,12 +149,11 @@ class PrivateGradients:
 
     def _rows_of_units(self, windows: Windows, owners: Tensor, units: int, losses: list[Tensor]) -> Tensor:
         """Gradients (units, P): of `windows`, of which each belongs to the unit that `owners` says."""
-        views, sums = self._privacy.views, torch.empty(0)
+        views, sums = self._views, torch.empty(0)
         most = max(1, self._size // views)
         for start in range(0, len(windows), most):
             part = windows[start : start + most]
-            labels = torch.from_numpy(np.repeat(self._examples.data.labels[part], views))
-            rows, part_losses = self._rows_in_company(self._views_of(part), labels)
+            rows, part_losses = self._rows_in_company(*self._views_of(part))
             losses.append(part_losses)
             if views == 1 and len(windows) == units <= most:
                 return rows
@@ -172,8 +173,8 @@ class PrivateGradients:
         rows, losses = self._engine.rows(features.repeat(2, 1, 1), labels.repeat(2))
         return rows[: len(labels)], losses[: len(labels)]
 
-    def _views_of(self, windows: Windows) -> Tensor:
-        """Features of the views of `windows`.
+    def _views_of(self, windows: Windows) -> tuple[Tensor, Tensor]:
+        """Features and labels of the views of `windows`.
 
         Each window has a generator of its own. From a shared one, a clip's presence would change what is
         drawn for the clips after it, and so the sum by more than the clipping norm.
@@ -196,9 +197,4 @@ def diverged(happened: str) -> TrainingError:
 
 
 def _micro_batch(model: AcousticModel, examples: Augmented, *, per_sample_gradients: bool) -> int:
-    return micro_batch_size(model, *_shape(examples), per_sample_gradients=per_sample_gradients)
-
-
-def _shape(examples: Augmented) -> tuple[int, int]:
-    """Frames and features of a window."""
-    return examples.data.energies.shape[1], examples.front_end.config.features
+    return micro_batch_size(model, *examples.shape, per_sample_gradients=per_sample_gradients)

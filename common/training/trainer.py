@@ -20,9 +20,10 @@ from common.privacy.secure_random import SecureRandom
 from common.protocol.answer import PrivacySpent
 from common.protocol.plan import Privacy, Recipe
 from common.training.averaging import WeightAverage
-from common.training.examples import Augmented, noises_for
+from common.training.examples import Augmented, Negatives
 from common.training.gradients import GradientSource, PlainGradients, PrivateGradients, diverged
 from common.training.micro_batch import keep_freed_memory
+from common.training.noise import noises_for, sounds_for
 from common.training.optimizers import optimizer_for
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def train(
     recipe: Recipe,
     generator: torch.Generator,
     *,
+    nothing: int | None = None,
     noise: FeatureSet | None = None,
     noise_seed: int = 0,
     privacy: Privacy | None = None,
@@ -69,6 +71,8 @@ def train(
 
     Args:
         generator: batch order and augmentation; a private training does not look at it.
+        nothing: the label for a sound that is none of the others, if the task has one: then
+            `recipe.negatives` windows are made of each, and noise is heard before each.
         noise: recordings to mix in; synthetic noise otherwise.
         noise_seed: of synthetic noise; all who train with the same one mix in the same.
         before_spending: told what a private training will cost, before its first step; it may raise. No
@@ -94,8 +98,7 @@ def train(
     # An algorithm may have frozen others in an earlier training, which may have failed.
     for name, one in everything.items():
         one.requires_grad_(name in trained)
-    noises = noises_for(front_end, data, recipe.augmentation, noise, noise_seed)
-    examples = Augmented(front_end, data, recipe.augmentation, noises)
+    examples = _examples(model, front_end, data, recipe, nothing, noise, noise_seed)
     source: GradientSource = (
         PlainGradients(model, examples, recipe, generator)
         if privacy is None
@@ -129,6 +132,23 @@ def train(
     if not np.isfinite(np.concatenate([value.ravel() for value in live_weights(model).values()])).all():
         raise diverged("A weight became infinite or not a number.")
     return TrainReport(sum(losses) / max(1, steps), steps, len(data.labels), spent)
+
+
+def _examples(
+    model: AcousticModel,
+    front_end: BatchFrontEnd,
+    data: FeatureSet,
+    recipe: Recipe,
+    nothing: int | None,
+    noise: FeatureSet | None,
+    seed: int,
+) -> Augmented:
+    changes = recipe.augmentation
+    if nothing is None or recipe.negatives == 0:
+        return Augmented(front_end, data, changes, noises_for(front_end, data, changes, noise, seed))
+    negatives = Negatives(nothing, recipe.negatives, sounds_for(front_end, data, seed))
+    noises = noises_for(front_end, data, changes, noise, seed, in_places=True)
+    return Augmented(front_end, data, changes, noises, negatives, hears_before=model.streaming)
 
 
 def uncounted(cost: PrivacySpent) -> None:

@@ -17,8 +17,9 @@ from common.models.weights import get_weights
 from common.protocol.plan import Augmentation, Plan, Recipe
 from common.protocol.tensors import Weights
 from common.task import Task
-from common.training.examples import Augmented, noises_for, plain_features
+from common.training.examples import Augmented, plain_features
 from common.training.local import LocalTrainer
+from common.training.noise import noises_for
 from common.training.trainer import train
 
 MakeToy = Callable[..., FeatureSet]
@@ -78,9 +79,9 @@ def test_ready_features_are_not_looked_at_where_clips_are_changed(
     wrong = replace(toy, features=np.full_like(ready(toy, front_end).features, np.nan))
     noises = noises_for(front_end, toy, Augmentation(), None, 0)
     changed = [
-        Augmented(front_end, data, Augmentation(), noises).features(
+        Augmented(front_end, data, Augmentation(), noises).batch(
             np.arange(4), torch.Generator().manual_seed(1)
-        )
+        )[0]
         for data in (toy, wrong)
     ]
     assert torch.equal(*changed)
@@ -89,7 +90,7 @@ def test_ready_features_are_not_looked_at_where_clips_are_changed(
 def test_without_augmentation_clips_are_as_they_are(front_end: BatchFrontEnd, make_toy: MakeToy) -> None:
     toy, windows = make_toy(5), np.array([3, 0, 3])
     noises = noises_for(front_end, toy, STILL, None, 0)
-    still = Augmented(front_end, toy, STILL, noises).features(windows, torch.Generator())
+    still, _ = Augmented(front_end, toy, STILL, noises).batch(windows, torch.Generator())
     assert torch.equal(still, front_end.normalise(torch.from_numpy(toy.energies[windows])))
 
 
