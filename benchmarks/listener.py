@@ -10,13 +10,15 @@ from its standard input. What its start costs is not counted. PYTHON is of an en
     pip install --no-deps openwakeword==0.4.0
 
 Resident memory counts what is shared with other processes in full; "shared out" is the PSS, in which each has
-its part of that; "own" is in no other process. A step is the time from a hop's sound to its scores.
+its part of that; "own" is in no other process. A step is the time from a hop's sound to its scores; an event
+is on its way from when the block with its last sample is written to the listener until its line is read.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
@@ -32,6 +35,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import soundfile
+from numpy.typing import NDArray
 
 from benchmarks.peers import wake_words
 from common.audio.front_end import SAMPLE_RATE
@@ -60,6 +64,9 @@ WARM_UP_SECONDS = 6.0
 
 STEPS = 3000
 
+CERTAIN = 100.0
+"""With logits so much larger, random weights take any sound for some word, and another for another word."""
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -80,10 +87,15 @@ class Subject:
     samples: int
 
 
-def untrained_release(version: int) -> dict[str, bytes]:
-    """The files of a default model for twelve labels with random weights, which cost what trained ones do."""
+def untrained_release(version: int, certainty: float = 1.0) -> dict[str, bytes]:
+    """The files of a default model for twelve labels with random weights, which cost what trained ones do.
+
+    Args:
+        certainty: by how much its logits are larger than those of fresh weights.
+    """
     import torch
 
+    from common.models.acoustic import HEAD
     from common.models.export import export_graph
     from common.models.golden import golden_scores
     from common.models.registry import build_model
@@ -93,6 +105,7 @@ def untrained_release(version: int) -> dict[str, bytes]:
     model = build_model(task, torch.Generator().manual_seed(version))
     graph_bytes, graph = export_graph(model, task)
     weights = get_weights(model)
+    weights |= {name: certainty * value for name, value in weights.items() if name.startswith(HEAD)}
     data, created = encode_weights(weights), datetime(2026, 1, 1, tzinfo=UTC)
     manifest = Manifest(
         coordinator="0" * 64,
@@ -118,6 +131,14 @@ def write_sound(path: Path, seconds: float) -> None:
     )
 
 
+def melody(seconds: float) -> NDArray[np.int16]:
+    """Tones of half a second that are all different."""
+    time_axis = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    pitch = 200.0 * 1.2 ** np.random.default_rng(0).permutation(math.ceil(2 * seconds))
+    sound = np.sin(2 * np.pi * pitch[(2 * time_axis).astype(int)] * time_axis)
+    return (8000 * sound).astype(np.int16)
+
+
 def measure(subject: Subject, sound: bytes, seconds: float) -> Usage:
     """Play `sound` to a process, over and over, and see what it needs for `seconds` of it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -132,6 +153,34 @@ def measure(subject: Subject, sound: bytes, seconds: float) -> Usage:
         after, memory = process.cpu_times(), process.memory_full_info()
     used = after.user + after.system - before.user - before.system
     return Usage(memory.rss / 1e6, memory.pss / 1e6, memory.uss / 1e6, used / seconds)
+
+
+def measure_events(home: Path, sound: bytes, seconds: float) -> list[float]:
+    """Seconds from the end of each event's sound to its line, while blocks of 40 ms come as sound does."""
+    command = [sys.executable, "-m", "fl_client.listen", "--source", "stdin", "--home", str(home)]
+    given: list[float] = []
+
+    def timed() -> Iterator[bytes]:
+        for piece in _pieces(sound, 2 * PERIOD):
+            given.append(time.perf_counter())
+            yield piece
+
+    with (
+        ThreadPoolExecutor(1) as reader,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        lines = reader.submit(lambda out: [(time.perf_counter(), line) for line in out], child.stdout)
+        _play(child, timed(), WARM_UP_SECONDS + seconds, PERIOD)
+        child.stdin.close()
+    taken = []
+    for read, line in lines.result():
+        facts = json.loads(line)
+        if facts["type"] == "event" and facts["end"] > WARM_UP_SECONDS:
+            last = math.ceil(round(facts["end"] * SAMPLE_RATE) / PERIOD) - 1
+            taken.append(read - given[last])
+    return taken
 
 
 def _pieces(sound: bytes, size: int) -> Iterator[bytes]:
@@ -218,10 +267,11 @@ def subjects(folder: Path, peer_python: str) -> list[Subject]:
 
 
 def make_homes(folder: Path) -> None:
-    """A device with one task in `main`, and one with three in `three`."""
-    files = untrained_release(1)
-    for home in ("main", "three", "second", "third"):
-        write_release(folder / home / "models" / "00000001", files)
+    """A device with one task in `main`, one with three in `three`, and one that is sure of what it hears in
+    `sure`."""
+    files, sure = untrained_release(1), untrained_release(1, certainty=CERTAIN)
+    for home in ("main", "three", "second", "third", "sure"):
+        write_release(folder / home / "models" / "00000001", sure if home == "sure" else files)
         (folder / home / "models" / "current").write_text("1\n")
         if home != "main":
             tasks = '[tasks]\nsecond = "../second"\nthird = "../third"\n' if home == "three" else ""
@@ -270,7 +320,7 @@ def compare(seconds: float, rounds: int, peer_python: str, *, as_json: bool) -> 
         sound, _ = soundfile.read(folder / "main" / "sound.wav", dtype="int16")
         compared = subjects(folder, peer_python)
         usages: dict[str, list[Usage]] = {subject.name: [] for subject in compared}
-        steps = []
+        steps, events = [], []
         for _ in range(rounds):
             for subject in compared:
                 usages[subject.name].append(measure(subject, sound.tobytes(), seconds))
@@ -278,6 +328,7 @@ def compare(seconds: float, rounds: int, peer_python: str, *, as_json: bool) -> 
                 [*here, "--steps", str(folder / "main")], check=True, capture_output=True
             ).stdout
             steps.append(json.loads(answer))
+            events += measure_events(folder / "sure", melody(10.0).tobytes(), seconds)
     rows = {name: median(found) for name, found in usages.items()}
     middle, late = (statistics.median(column) * 1e3 for column in zip(*steps, strict=True))
     print(f"{'':28}{'resident MB':>12}{'shared out':>12}{'own':>8}{'processor %':>13}")
@@ -285,9 +336,12 @@ def compare(seconds: float, rounds: int, peer_python: str, *, as_json: bool) -> 
         figures = f"{row.resident:12.1f}{row.shared_out:12.1f}{row.own:8.1f}{row.processor:13.2%}"
         print(f"{name:28}{figures}")
     print(f"a step of the listener: median {middle:.3f} ms, 99th percentile {late:.3f} ms")
+    soon, later = (1e3 * seconds for seconds in np.percentile(events, (50, 99)))
+    print(f"{len(events)} events on their way: median {soon:.1f} ms, 99th percentile {later:.1f} ms")
     if as_json:
         found = {name: asdict(row) for name, row in rows.items()}
-        print(json.dumps({"benchmark": "listener", "rows": found, "step_ms": [middle, late]}))
+        facts = {"benchmark": "listener", "rows": found, "step_ms": [middle, late], "event_ms": [soon, later]}
+        print(json.dumps(facts))
 
 
 if __name__ == "__main__":
