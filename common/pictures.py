@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from common.errors import TrainingError
-from common.files import make_folder, write_atomic
+from common.files import make_folder, storage_error, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +33,27 @@ def require_matplotlib() -> None:
             "A picture needs matplotlib, which is not installed.",
             "Install it: pip install 'fedaudio[plots]'",
         ) from error
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make sure that pictures can be written to `folder`, before anything is done for them.
+
+    Raises:
+        TrainingError: FA-7061, matplotlib is not installed.
+        StorageError: FA-8001.
+    """
+    require_matplotlib()
+    make_folder(folder)
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise storage_error(f"Nothing can be written to {folder}", error) from error
+
+
+def as_written(text: str) -> str:
+    """`text` such that a figure shows it as it is: between dollar signs it would be taken for a formula."""
+    return text.replace("$", r"\$")
 
 
 def begin_figure(width: float, height: float) -> Figure:

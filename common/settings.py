@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,6 +62,17 @@ def parse_settings(model: type[Model], document: object, source: str) -> Model:
 def split_list(text: str) -> list[str]:
     """The entries of a list that was written with commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def finite(value: float | None) -> float | None:
+    """`value` as it is, if it is a number to compute with; for options, whose ranges let NaN pass.
+
+    Raises:
+        ConfigError: FA-6003.
+    """
+    if value is None or math.isfinite(value):
+        return value
+    raise ConfigError("FA-6003", f"{value} is not a finite number.", "Correct the value and try again.")
 
 
 def first_fault(error: ValidationError) -> str:

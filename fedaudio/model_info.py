@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,31 +24,36 @@ def info(
     architecture: Annotated[
         str | None, typer.Option(help="Of a model that nobody has trained yet, in place of MODEL.")
     ] = None,
-    labels: Annotated[int, typer.Option(min=2, max=1000, help="How many it tells apart.")] = 10,
-    width: Annotated[int | None, typer.Option(help="task.width")] = None,
-    clip_seconds: Annotated[float, typer.Option(help="task.clip_seconds")] = 1.0,
+    labels: Annotated[
+        int | None, typer.Option(min=2, max=1000, help="With --architecture: how many it tells apart; 10.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="With --architecture: task.width")] = None,
+    clip_seconds: Annotated[float | None, typer.Option(help="With --architecture: task.clip_seconds")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a model costs: parameters, arithmetic, memory, and the delay nothing can take away."""
     from common.models.costs import costs_of
 
-    if (model is None) == (architecture is None):
+    untrained = [option for option in (architecture, labels, width, clip_seconds) if option is not None]
+    if (model is None) == (architecture is None) or (model is not None and untrained):
         raise TrainingError(
             "FA-7050",
-            "A model is either one that was released or an architecture.",
+            "A model is either one that was released or an architecture with its options.",
             "Give the folder of a release, or --architecture.",
         )
     if model is None:
-        names = [f"label {number}" for number in range(labels)]
-        document = {"labels": names, "architecture": architecture, "width": width}
-        task = parse_settings(Task, document | {"clip_seconds": clip_seconds}, "The options")
+        names = [f"label {number}" for number in range(labels or 10)]
+        seconds = 1.0 if clip_seconds is None else clip_seconds
+        document = {"labels": names, "architecture": architecture, "width": width, "clip_seconds": seconds}
+        task, known = parse_settings(Task, document, "The options"), None
     else:
         task = _task_of(model)
+        known = task.labels
     costs = costs_of(task)
     if as_json:
-        typer.echo(json.dumps(asdict(costs)))
+        typer.echo(json.dumps({"labels": known} | asdict(costs)))
     else:
-        typer.echo(_table(costs))
+        typer.echo(_table(costs, known))
 
 
 def _task_of(model: Path) -> Task:
@@ -72,9 +78,9 @@ def _task_of(model: Path) -> Task:
     return manifest.task
 
 
-def _table(costs: Costs) -> str:
+def _table(costs: Costs, labels: Sequence[str] | None) -> str:
     runs = "each frame, as it comes" if costs.streaming else "windows that slide over the sound"
-    rows = (
+    rows = [
         ("architecture", f"{printable(costs.architecture)}, on {runs}"),
         ("parameters", f"{costs.parameters:,} ({costs.parameters * 4 / 1024:,.0f} KiB)"),
         ("MACs per decision", f"{costs.macs_per_decision:,}"),
@@ -83,5 +89,7 @@ def _table(costs: Costs) -> str:
         ("receptive field", f"{costs.receptive_field_ms:,.0f} ms"),
         ("a decision every", f"{costs.hop_ms:,.0f} ms, about {costs.window_ms:,.0f} ms of sound"),
         ("latency floor", f"{costs.latency_floor_ms:,.0f} ms"),
-    )
+    ]
+    if labels is not None:
+        rows.insert(0, ("labels", printable(", ".join(labels))))
     return "\n".join(f"{name:<18} {value}" for name, value in rows)

@@ -15,7 +15,7 @@ from rich.progress import track
 from common.data.clips import sound_files
 from common.errors import AudioError
 from common.files import write_atomic
-from common.settings import load_settings
+from common.settings import finite, load_settings
 from fl_client.options import Home, Json, existing
 from fl_client.settings import DeviceSettings
 
@@ -32,7 +32,9 @@ def calibrate(
     home: Home = None,
     false_accepts_per_hour: Annotated[
         float | None,
-        typer.Option(min=1e-4, max=1000, help="All labels together; as device.toml says if not given."),
+        typer.Option(
+            min=1e-4, max=1000, callback=finite, help="All labels together; as device.toml says if not given."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing.")] = False,
     as_json: Json = False,
@@ -126,7 +128,7 @@ def _lines(release: Release, found: Calibration, written: Path | None) -> Iterat
     if not found.is_enough:
         yield (
             f"That is too little sound to promise {found.wish:g} an hour: "
-            f"it takes {found.hours_needed:.1f} hours without a false accept. "
+            f"it takes {found.hours_needed:.1f} hours without a false accept, and more with some. "
             "So no threshold was put below the release's own."
         )
     if written is None:

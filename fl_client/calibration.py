@@ -1,4 +1,4 @@
-"""Finds the thresholds at which a release is wrong as seldom as the owner wishes, on recordings in which none
+"""Finds the threshold at which a release is wrong as seldom as the owner wishes, on recordings in which none
 of its labels is heard.
 """
 
@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeAlias
 
 import numpy as np
@@ -38,12 +39,14 @@ class Calibration:
         wish: false accepts per hour, all labels together, that were not to be exceeded.
         thresholds: of each label that can be reported.
         false_accepts: events at these thresholds, by label.
+        most: false accepts that there might have been at these thresholds; see `at_most`.
     """
 
     hours: float
     wish: float
     thresholds: Mapping[str, float]
     false_accepts: Mapping[str, int]
+    most: int
 
     @property
     def total(self) -> int:
@@ -57,23 +60,24 @@ class Calibration:
 
     @property
     def at_most(self) -> float:
-        """Upper end of the 95 % interval of false accepts per hour; see `poisson_bound`."""
-        return poisson_bound(self.total) / self.hours
+        """False accepts per hour that are not exceeded, at 95 %.
+
+        It holds although the threshold was chosen on the very sound that it is counted on. A threshold that
+        is lowered until just above the next false accept but `k` has a mean of more than `poisson_bound(k)`
+        in 5 % of all cases, as one that was given has. So the count that bounds it is the number at which
+        it would have stopped, `most`, even if it is some steps above it.
+        """
+        return poisson_bound(self.most) / self.hours
 
     @property
     def hours_needed(self) -> float:
         """Hours without any false accept that would show the wish to be met, at 95 %."""
-        return hours_needed(self.wish)
+        return poisson_bound(0) / self.wish
 
     @property
     def is_enough(self) -> bool:
-        """Whether so much was heard that the wish can be shown to be met."""
-        return self.hours >= self.hours_needed
-
-
-def hours_needed(wish: float) -> float:
-    """As of `Calibration`, for `wish` false accepts an hour."""
-    return poisson_bound(0) / wish
+        """Whether so much was heard, and so little of it accepted, that the wish is shown to be met."""
+        return self.at_most <= self.wish
 
 
 def poisson_bound(count: int) -> float:
@@ -148,47 +152,56 @@ class Negatives:
 
 
 def calibrate(negatives: Negatives, wish: float) -> Calibration:
-    """The lowest thresholds at which there are at most `wish` false accepts an hour, all labels together.
+    """The lowest threshold at which there are at most `wish` false accepts an hour, all labels together.
 
-    One threshold for all labels is found first. Then each label's is lowered as long as no false accept
-    comes of it, so that a label that nothing resembles is heard easily. None gets below the trigger's
-    `release`: what scores less does not count as heard, whatever the recordings lack. Nor does any get below
-    its `threshold` unless there is enough sound to show that the wish is met: silence proves nothing.
+    It is one for all labels: lowered for each label until just above its next false accept, they would all
+    be chosen by the sound that is to judge them, and nothing could be promised. It does not get below the
+    trigger's `release`: what scores less does not count as heard, whatever the recordings lack. Nor does it
+    get below the trigger's `threshold` unless the wish is shown to be met: silence proves nothing.
 
     Raises:
-        DeviceError: FA-4221, nothing was heard, FA-4223, no threshold is high enough.
+        DeviceError: FA-4221, nothing was heard, FA-4224, no label can be reported, FA-4223, no threshold is
+            high enough.
     """
     hours = negatives.samples / SAMPLE_RATE / 3600
     if not hours:
         raise DeviceError(
             "FA-4221", "There is no sound to calibrate with.", "Name files or folders of sound."
         )
-    allowed = math.floor(wish * hours)
-    trigger = negatives.task.trigger
-    grid = _grid(trigger.release if hours >= hours_needed(wish) else trigger.threshold)
-    common = None
-    for threshold in grid:
-        if negatives.events(dict.fromkeys(negatives.labels, threshold)).total() > allowed:
-            break
-        common = threshold
-    if common is None:
+    if not negatives.labels:
         raise DeviceError(
-            "FA-4223",
-            f"Even at a threshold of {grid[0]} there are more than {allowed} false accepts "
-            f"in {hours:.2f} hours.",
-            "Take recordings in which none of the labels is heard; if they are such, the model needs more "
-            "training, best with a label `background`.",
+            "FA-4224",
+            "There is nothing to calibrate: all labels of the model are of background.",
+            "Calibrate a model that has a label to report.",
         )
-    thresholds = dict.fromkeys(negatives.labels, common)
-    found = negatives.events(thresholds)
-    for label in negatives.labels:
-        for threshold in grid[grid.index(common) + 1 :]:
-            lowered = thresholds | {label: threshold}
-            heard = negatives.events(lowered)
-            if heard.total() > found.total():
-                break
-            thresholds, found = lowered, heard
-    return Calibration(hours, wish, thresholds, {label: found[label] for label in negatives.labels})
+    trigger, counted = negatives.task.trigger, math.floor(wish * hours)
+    provable = next(k for k in count() if poisson_bound(k) > wish * hours) - 1
+    for allowed, lowest in ((provable, trigger.release), (counted, trigger.threshold)):
+        found = _lower(negatives, allowed, _grid(lowest))
+        if found is not None:
+            threshold, most = found
+            thresholds = dict.fromkeys(negatives.labels, threshold)
+            events = negatives.events(thresholds)
+            return Calibration(hours, wish, thresholds, {label: events[label] for label in thresholds}, most)
+    raise DeviceError(
+        "FA-4223",
+        f"Even at a threshold of {_grid(trigger.threshold)[0]} there are more than {counted} false accepts "
+        f"in {hours:.2f} hours.",
+        "Take recordings in which none of the labels is heard; if they are such, the model needs more "
+        "training, best with a label `background`.",
+    )
+
+
+def _lower(negatives: Negatives, allowed: int, grid: Iterable[float]) -> tuple[float, int] | None:
+    """The last threshold of `grid`, which falls, before there are more than `allowed` false accepts, and the
+    count that bounds its rate; None if there is no such threshold."""
+    found = None
+    for threshold in grid:
+        total = negatives.events(dict.fromkeys(negatives.labels, threshold)).total()
+        if total > allowed:
+            return None if found is None else (found[0], allowed)
+        found = threshold, total
+    return found
 
 
 def _grid(lowest: float) -> list[float]:

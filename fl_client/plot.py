@@ -16,7 +16,7 @@ from common.audio import mel
 from common.audio.front_end import SAMPLE_RATE, LogMel
 from common.audio.reading import read_audio
 from common.errors import DeviceError
-from common.pictures import SERIES, begin_figure, save_figure
+from common.pictures import SERIES, as_written, begin_figure, save_figure
 from common.protocol.release import Release
 from common.task import is_background
 from fl_client.home import DeviceHome
@@ -105,13 +105,13 @@ def draw(
     heard = {event.label for event in course.events}
     for number, place in enumerate(_worth_drawing(task.labels, course, heard)):
         label, colour = task.labels[place], SERIES[number % len(SERIES)]
-        below.plot(course.ends, course.scores[:, place], color=colour, linewidth=1.2, label=label)
+        below.plot(course.ends, course.scores[:, place], color=colour, linewidth=1.2, label=as_written(label))
         threshold = owner.thresholds.get(label, task.trigger.threshold)
         below.axhline(threshold, color=colour, linewidth=0.8, linestyle=":")
     for event in course.events:
         above.axvline(event.end, color="white", linewidth=0.8)
         below.axvline(event.end, color="black", linewidth=0.8)
-        below.text(event.end, 1.02, event.label, rotation=60, fontsize=8, clip_on=False)
+        below.text(event.end, 1.02, as_written(event.label), rotation=60, fontsize=8, clip_on=False)
     below.set(xlim=(0, max(seconds, 0.1)), ylim=(0, 1.2), xlabel="seconds", ylabel="score")
     below.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     save_figure(figure, out)

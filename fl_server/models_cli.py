@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from common.settings import finite
 from fl_server.home import CoordinatorHome
 from fl_server.options import Home, Json, PassphraseFile, existing, settings_of
 
@@ -89,7 +90,9 @@ def promote(
     ] = None,
     percent: Annotated[
         float | None,
-        typer.Option(min=0.01, max=100, help="Share of the devices; else the next of 1, 10, 100."),
+        typer.Option(
+            min=0.01, max=100, callback=finite, help="Share of the devices; else the next of 1, 10, 100."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from common.settings import finite, split_list
 from simulations.options import AsJson, Backend, Cache, Changes, ScenarioName, Workers
 from simulations.run_cli import INTERRUPTED
 
@@ -36,7 +37,12 @@ def robustness(
     ] = None,
     share: Annotated[
         float | None,
-        typer.Option(min=0, max=0.99, help="Of the devices, those that attack; the scenario's if not given."),
+        typer.Option(
+            min=0,
+            max=0.99,
+            callback=finite,
+            help="Of the devices, those that attack; the scenario's if not given.",
+        ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Instead of the scenario's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first of the seeds.")] = 0,
@@ -58,7 +64,6 @@ def robustness(
 
     The same command goes on with what was stopped.
     """
-    from common.settings import split_list
     from simulations.load import load_scenario
     from simulations.robustness import measure, usual_rules
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +36,8 @@ def _unchanged(sound: Sound, rng: np.random.Generator) -> Sound:
 
 
 def _noisy(sound: Sound, rng: np.random.Generator, *, noise: Noise, snr_db: float) -> Sound:
-    return mix(sound, noise(len(sound), rng), snr_db)
+    """What comes to lie above full scale is cut off here as well. A constant in `sound` is no level."""
+    return np.clip(mix(sound - sound.mean(), noise(len(sound), rng), snr_db), -1.0, 1.0)
 
 
 def _reverberant(sound: Sound, rng: np.random.Generator, *, rt60: float) -> Sound:
@@ -74,7 +76,11 @@ CONDITIONS = (
 )
 
 
-def changed(sound: Sound, condition: Condition, seed: int, clip: int) -> Sound:
-    """`sound` under `condition`: the same for the same seed and clip, and another draw for any other."""
-    number = CONDITIONS.index(condition)
-    return condition.change(sound, np.random.default_rng([seed, number, clip]))
+def changed(sound: Sound, condition: Condition, seed: int, clip: str) -> Sound:
+    """`sound` under `condition`: the same for the same seed and clip, and another draw for any other.
+
+    Args:
+        clip: its name, so that it is changed in the same way whatever it is tried with.
+    """
+    drawn = int.from_bytes(hashlib.sha256(clip.encode()).digest()[:8])
+    return condition.change(sound, np.random.default_rng([seed, CONDITIONS.index(condition), drawn]))

@@ -82,6 +82,23 @@ def match(words: Sequence[Word], reports: Sequence[Report]) -> Hits:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """`events` in so many `hours`, which are more than none."""
+
+    events: int
+    hours: float
+
+    @property
+    def per_hour(self) -> float:
+        return self.events / self.hours
+
+    @property
+    def interval(self) -> Interval:
+        """Of `per_hour`, at 95 %."""
+        return garwood(self.events, self.hours)
+
+
+@dataclass(frozen=True)
 class Point:
     """What a detector does at one threshold.
 
@@ -102,13 +119,21 @@ class Point:
 
     @property
     def accepts_per_hour(self) -> float:
-        """Over all that was heard; 0 if that was nothing."""
+        """Over all that was heard; 0 if that was nothing.
+
+        Sounds that are unlike are one here, so it depends on how much there was of each: see `rates`.
+        """
         return sum(self.accepts.values()) / max(sum(self.hours.values()), 1e-9)
 
     @property
     def accepts_interval(self) -> Interval:
         """Of `accepts_per_hour`, at 95 %."""
         return garwood(sum(self.accepts.values()), sum(self.hours.values()))
+
+    @property
+    def rates(self) -> dict[str, Rate]:
+        """False accepts by what was heard."""
+        return {name: Rate(count, self.hours[name]) for name, count in self.accepts.items()}
 
 
 def best_at(points: Sequence[Point], accepts_per_hour: float) -> Point | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,11 @@ LEVEL_DB = -26.0
 """Active level of clips and of talk relative to full scale: the nominal one of ITU-T P.56 and P.830."""
 
 SCENE_SECONDS = 30
-_CLIPS_OF_A_SCENE = 12
+"""How long the noise stays the same, about. No more than that, and one clip, is in memory at a time."""
+
+_SILENCE = 1e-9
+"""RMS below which there is nothing in a clip: what rounding leaves where a constant was taken away."""
+
 _QUIET_DB, _LOUD_DB = -55.0, -25.0
 """Levels that noise alone may have."""
 _TAIL = 0.025
@@ -54,24 +57,28 @@ def clips_in_noise(
     gap_seconds: tuple[float, float],
     rng: np.random.Generator,
 ) -> Iterator[Stretch]:
-    """Each of `clips` once, in the order given, in noise that changes after every few of them.
+    """Each of `clips` once, in the order given, in noise that changes with the clip that ends half a minute.
 
-    All clips have the same active level, `snr_db` over that of the noise.
+    All clips have the same active level, `snr_db` over that of the noise. A constant in a clip is no sound:
+    it is taken away.
 
     Args:
         clips: samples (n,) and what is said in them.
         gap_seconds: shortest and longest gap between two clips.
     """
     level = 10 ** (LEVEL_DB / 20)
-    begin, left = 0, iter(clips)
-    while scene := list(islice(left, _CLIPS_OF_A_SCENE)):
+    begin = 0
+    for scene in _clips_of_scenes(clips, sum(gap_seconds) / 2):
         gaps = np.rint(rng.uniform(*gap_seconds, len(scene) + 1) * SAMPLE_RATE).astype(int)
-        noise = draw_noise(sum(gaps) + sum(len(clip) for clip, _ in scene), rng)
+        length = int(sum(gaps)) + sum(len(clip) for clip, _ in scene)
+        # Whole seconds: a transform of any other length takes long, and what it needs is kept for the next.
+        noise = draw_noise(-(-length // SAMPLE_RATE) * SAMPLE_RATE, rng)[:length]
         samples = level * 10 ** (-snr_db / 20) * noise
         words, at = [], int(gaps[0])
-        for (clip, label), gap in zip(scene, gaps[1:], strict=True):
+        for (recorded, label), gap in zip(scene, gaps[1:], strict=True):
+            clip = recorded - recorded.mean()
             loudness = active_rms(clip)
-            if loudness > 0:
+            if loudness > _SILENCE:
                 samples[at : at + len(clip)] += clip * (level / loudness)
                 start, end = ((begin + at + place) / SAMPLE_RATE for place in word_in(clip))
                 words.append(Word(label, start, end))
@@ -95,9 +102,24 @@ def noise_alone(seconds: float, rng: np.random.Generator) -> Iterator[Stretch]:
         yield Stretch(np.clip(heard, -1, 1).astype(np.float32))
 
 
+def _clips_of_scenes(
+    clips: Iterable[tuple[Sound, str]], gap_seconds: float
+) -> Iterator[list[tuple[Sound, str]]]:
+    """The next of `clips`, as many as make a scene with a gap after each."""
+    scene: list[tuple[Sound, str]] = []
+    left = float(SCENE_SECONDS)
+    for clip, label in clips:
+        scene.append((clip, label))
+        left -= len(clip) / SAMPLE_RATE + gap_seconds
+        if left <= 0:
+            yield scene
+            scene, left = [], float(SCENE_SECONDS)
+    if scene:
+        yield scene
+
+
 def _scenes(seconds: float) -> Iterator[int]:
-    """Lengths of scenes in samples, `seconds` together."""
-    left = round(seconds * SAMPLE_RATE)
-    while left > 0:
-        yield min(left, SCENE_SECONDS * SAMPLE_RATE)
-        left -= SCENE_SECONDS * SAMPLE_RATE
+    """Lengths of scenes in samples, `seconds` together: alike, for no texture is made of an instant."""
+    samples = round(seconds * SAMPLE_RATE)
+    scenes = -(-samples // (SCENE_SECONDS * SAMPLE_RATE))
+    yield from (samples * (scene + 1) // scenes - samples * scene // scenes for scene in range(scenes))

@@ -12,6 +12,9 @@ What differs from the paper:
   SubSpectralNorm: no statistics cross from clip to clip or from the future to the past. SubSpectralNorm lets
   the model tell bands apart by scales and shifts of five groups of bands; here every band has its own, which
   costs a few thousand parameters.
+- What a block adds to is not rectified: a block rectifies what it reads. A norm of one frame, unlike one over
+  a batch, does not take out of each channel what all frames have in common. Under a ReLU on the sum that part
+  grows with every block and covers what sounds differ in, and training hardly begins.
 - There is no dropout, so that a training is repeated to the bit.
 """
 
@@ -35,6 +38,9 @@ STAGES = ((1.0, 2, 1, 1), (1.5, 2, 2, 2), (2.0, 4, 2, 4), (2.5, 4, 1, 8))
 
 OVER_TIME, EDGE = 3, 5
 """Kernels over time: of a block, and of the first and the last convolution."""
+
+GAIN = 3.0
+"""Of what the last layer reads: sounds hardly differ in it at first, and training would begin slowly."""
 
 
 class BcResNet(StreamingModel):
@@ -80,12 +86,12 @@ class BcResNet(StreamingModel):
         maps = torch.cat((last, maps), dim=2)
         following.append(maps[:, :, 1 - EDGE :])
         gathered = self.gather(maps).squeeze(3).transpose(1, 2)
-        logits: Tensor = self.classify(F.relu(self.widen_norm(self.widen(gathered))))
+        logits: Tensor = self.classify(GAIN * F.relu(self.widen_norm(self.widen(gathered))))
         return logits, tuple(following)
 
 
 class Block(nn.Module):
-    """relu(x + f(x) + g(mean of f(x) over bands)): f over bands, g over time, the sum with g over both.
+    """x + y + g(mean of y over bands) with y = f(relu(x)): f over bands, g over time.
 
     Where the width or the number of bands changes, there is a pointwise convolution first and no x.
     """
@@ -112,13 +118,13 @@ class Block(nn.Module):
     def forward(self, maps: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (B, channels, T, bands) of the next (B, inputs, T, bands), and the last `context` of past
         (B, channels, context) and of the means over bands."""
-        entered = maps if self.enter is None else self.enter(maps)
+        entered = F.relu(maps) if self.enter is None else self.enter(maps)
         by_band = self.bands_norm(self.over_bands(entered))
         seen = torch.cat((past, by_band.mean(dim=3)), dim=2)
         over_time = self.time_norm(self.over_time(seen).transpose(1, 2))
         mixed = self.mix(F.silu(over_time)).transpose(1, 2)
         both = by_band + mixed.unsqueeze(3)
-        return F.relu(both if self.enter is not None else both + maps), seen[..., -self.context :]
+        return both if self.enter is not None else both + maps, seen[..., -self.context :]
 
 
 class FrameNorm(nn.LayerNorm):

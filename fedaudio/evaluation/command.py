@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from common.data.clips import Clips
-from common.settings import split_list
+from common.errors import TrainingError
+from common.settings import finite, split_list
 
 if TYPE_CHECKING:
     from common.protocol.release import Release
+    from fedaudio.evaluation.figures import Draw
     from fedaudio.evaluation.results import ClipResults
     from fedaudio.evaluation.trial import Listened, Sounds
 
@@ -36,39 +38,58 @@ def evaluate(
         Path | None, typer.Option(help="With --streaming: clips without any of the model's words.")
     ] = None,
     snr_db: Annotated[
-        float, typer.Option(min=-10.0, max=60.0, help="With --streaming: level of words over noise.")
+        float,
+        typer.Option(
+            min=-10.0, max=60.0, callback=finite, help="With --streaming: level of words over noise."
+        ),
     ] = 10.0,
     hours: Annotated[
-        float, typer.Option(min=0.01, help="With --streaming: hours of synthetic sound without words.")
+        float,
+        typer.Option(
+            min=0.01, callback=finite, help="With --streaming: hours of synthetic sound without words."
+        ),
     ] = 1.0,
     false_accepts: Annotated[
-        float, typer.Option(min=0.0, help="With --streaming: false accepts an hour to find a threshold for.")
+        float,
+        typer.Option(
+            min=0.0, callback=finite, help="With --streaming: false accepts an hour to find a threshold for."
+        ),
     ] = 1.0,
     out: Annotated[Path | None, typer.Option(help="Folder for pictures (needs matplotlib).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of noise, rooms and streams.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Try a model on labelled clips: how often it is right, and about what and whom it is not."""
-    from common.pictures import require_matplotlib
+    from common.pictures import prepare_folder
     from common.protocol.release import load_release
     from fedaudio.model import folder_of
 
+    if negatives is not None and not streaming:
+        raise TrainingError(
+            "FA-7063", "Negatives are given, but nothing is listened to.", "Give --streaming as well."
+        )
     if out is not None:
-        require_matplotlib()
+        prepare_folder(out)
     release = load_release(folder_of(model))
-    clips = _try_clips(release, _chosen(Clips.load(data), split, only), split, robustness, seed)
+    chosen = _chosen(Clips.load(data), split, only)
+    others = Clips.load(negatives) if negatives is not None else Clips()
+    clips = _try_clips(release, chosen, split, robustness, seed)
     listened = None
     if streaming:
         from fedaudio.evaluation.trial import Sounds
 
-        others = Clips() if negatives is None else Clips.load(negatives)
         sounds = Sounds(clips.tried.clips, others, snr_db, hours, seed)
         listened = _listen(release, sounds, false_accepts)
-    pictures = _draw(out, clips, listened) if out is not None else []
+    pictures = _pictures(clips, listened, out) if out is not None else {}
+    # What took so long is told first: a picture may fail yet.
     if as_json:
-        typer.echo(json.dumps(_document(release, clips, listened, pictures)))
+        typer.echo(json.dumps(_document(release, clips, listened, list(pictures))))
     else:
-        _print(clips, listened, pictures)
+        _print(clips, listened)
+    for picture, draw in pictures.items():
+        draw(picture)
+        if not as_json:
+            typer.echo(f"Wrote {picture}.")
 
 
 def _chosen(clips: Clips, split: Split, only: str) -> Clips:
@@ -97,11 +118,10 @@ def _listen(release: Release, sounds: Sounds, wanted: float) -> Listened:
         return listen_through(release, sounds, wanted, advance)
 
 
-def _draw(folder: Path, clips: ClipResults, listened: Listened | None) -> list[Path]:
-    from fedaudio.evaluation.figures import draw_clips, draw_listening
+def _pictures(clips: ClipResults, listened: Listened | None, folder: Path) -> dict[Path, Draw]:
+    from fedaudio.evaluation.figures import pictures_of
 
-    pictures = draw_clips(clips, folder)
-    return pictures if listened is None else [*pictures, draw_listening(listened, folder / "det.png")]
+    return pictures_of(clips, listened, folder)
 
 
 def _document(
@@ -117,7 +137,7 @@ def _document(
     }
 
 
-def _print(clips: ClipResults, listened: Listened | None, pictures: list[Path]) -> None:
+def _print(clips: ClipResults, listened: Listened | None) -> None:
     from rich.console import Console
 
     from fedaudio.evaluation.text import print_clips, print_listening
@@ -126,8 +146,6 @@ def _print(clips: ClipResults, listened: Listened | None, pictures: list[Path]) 
     print_clips(console, clips)
     if listened is not None:
         print_listening(console, listened)
-    for picture in pictures:
-        typer.echo(f"Wrote {picture}.")
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from common.evaluation.conditions import CLEAN
 from common.evaluation.counts import Answers
 from common.evaluation.detection import det_curve
-from common.pictures import BLUE, GREY, ORANGE, begin_figure, save_figure
+from common.pictures import BLUE, GREY, ORANGE, as_written, begin_figure, save_figure
 from fedaudio.evaluation.results import ClipResults
 from fedaudio.evaluation.trial import Listened
 
@@ -18,26 +19,28 @@ _NUMBERED = 20
 """Labels up to which the cells of a confusion matrix carry numbers."""
 
 
-def draw_clips(results: ClipResults, folder: Path) -> list[Path]:
-    """confusion.png, and robustness.png if there is more than one condition.
+Draw = Callable[[Path], Path]
+"""Writes a picture to a file, which it gives back.
 
-    Raises:
-        TrainingError: FA-7061, matplotlib is not installed.
-        StorageError: FA-8001.
-    """
-    pictures = [_confusion(results.answers[CLEAN.name], folder / "confusion.png")]
+Raises:
+    TrainingError: FA-7061, matplotlib is not installed.
+    StorageError: FA-8001.
+"""
+
+
+def pictures_of(results: ClipResults, listened: Listened | None, folder: Path) -> dict[Path, Draw]:
+    """The pictures that there are to draw: confusion.png, robustness.png if there is more than one condition,
+    and det.png of what was listened to."""
+    pictures: dict[Path, Draw] = {folder / "confusion.png": partial(_confusion, results.answers[CLEAN.name])}
     if len(results.answers) > 1:
-        pictures.append(_conditions(results.answers, folder / "robustness.png"))
+        pictures[folder / "robustness.png"] = partial(_conditions, results.answers)
+    if listened is not None:
+        pictures[folder / "det.png"] = partial(_listening, listened)
     return pictures
 
 
-def draw_listening(listened: Listened, path: Path) -> Path:
-    """What is missed against false accepts an hour, at every threshold worth choosing.
-
-    Raises:
-        TrainingError: FA-7061, matplotlib is not installed.
-        StorageError: FA-8001.
-    """
+def _listening(listened: Listened, path: Path) -> Path:
+    """What is missed against false accepts an hour, at every threshold worth choosing."""
     figure = begin_figure(6.4, 4.4)
     axes = figure.subplots()
     curve = det_curve(listened.points)
@@ -73,8 +76,9 @@ def _confusion(answers: Answers, path: Path) -> Path:
     axes = figure.subplots()
     shares = table / np.maximum(1, table.sum(axis=1, keepdims=True))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(count), answers.labels, rotation=90)
-    axes.set_yticks(range(count), answers.labels)
+    labels = [as_written(label) for label in answers.labels]
+    axes.set_xticks(range(count), labels, rotation=90)
+    axes.set_yticks(range(count), labels)
     axes.set(xlabel="heard as", ylabel="said")
     if count <= _NUMBERED:
         for (row, column), clips in np.ndenumerate(table):

@@ -120,7 +120,7 @@ def name_clips(
             continue
         kept.append(number)
         for condition in conditions:
-            heard = changed(sound, condition, seed, number).astype(np.float32)
+            heard = changed(sound, condition, seed, f"{clip.label}/{clip.path.name}").astype(np.float32)
             given[condition.name].append(namer.name(heard))
             advance(1)
     if not kept:

@@ -10,6 +10,7 @@ import numpy as np
 from common.evaluation.conditions import CLEAN
 from common.evaluation.counts import Answers, Share
 from common.evaluation.detection import Point
+from common.evaluation.intervals import Interval
 from fedaudio.evaluation.naming import Tried
 from fedaudio.evaluation.trial import Listened
 
@@ -66,6 +67,8 @@ def listening_document(listened: Listened) -> dict[str, object]:
         "snr_db": listened.snr_db,
         "words": listened.shipped.hits.words,
         "hours": listened.shipped.hours,
+        "left_out": [{"file": file, "reason": reason} for file, reason in listened.left_out],
+        "negatives_with_own_words": listened.own_words,
         "wanted_false_accepts_per_hour": listened.wanted,
         "shipped": _point_document(listened.shipped),
         "chosen": None if listened.chosen is None else _point_document(listened.chosen),
@@ -80,15 +83,21 @@ def share_document(share: Share) -> dict[str, object]:
 
 
 def _point_document(point: Point) -> dict[str, object]:
-    low, high = point.accepts_interval
     latency = latency_at(point)
     return {
         "threshold": point.threshold,
         "false_rejects": share_document(point.false_rejects),
         "false_accepts": point.accepts,
-        "false_accepts_per_hour": {"rate": point.accepts_per_hour, "low": low, "high": high},
+        "false_accepts_per_hour": _rate_document(point.accepts_per_hour, point.accepts_interval),
+        "by_sound": {
+            name: _rate_document(rate.per_hour, rate.interval) for name, rate in point.rates.items()
+        },
         "latency_seconds": None if latency is None else {"median": latency[0], "p90": latency[1]},
         "confused": point.hits.confused,
         "repeated": point.hits.repeated,
         "spurious": point.hits.spurious,
     }
+
+
+def _rate_document(rate: float, interval: Interval) -> dict[str, object]:
+    return {"rate": rate, "low": interval.low, "high": interval.high}

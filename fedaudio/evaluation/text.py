@@ -12,6 +12,7 @@ from rich.text import Text
 from common.evaluation.conditions import CLEAN
 from common.evaluation.counts import Answers, Share
 from common.evaluation.detection import Point
+from common.evaluation.intervals import Interval
 from common.log import printable
 from fedaudio.evaluation.results import ClipResults, latency_at
 from fedaudio.evaluation.trial import Listened
@@ -42,18 +43,29 @@ def print_clips(console: Console, results: ClipResults) -> None:
 def print_listening(console: Console, listened: Listened) -> None:
     """Misses and false accepts at the release's trigger and at the threshold for the rate wanted."""
     shipped, chosen = listened.shipped, listened.chosen
-    heard = ", ".join(f"{hours:.2f} h {name}" for name, hours in shipped.hours.items())
+    for file, reason in listened.left_out:
+        console.print(_line(f"Not heard to its end: {file}: {reason}"))
+    if listened.own_words:
+        console.print(
+            _line(
+                f"Negatives have labels of the model: {', '.join(listened.own_words)}. If these words are "
+                "said in them, to hear them is no false accept, and the figures below are wrong."
+            )
+        )
     console.print(
         _line(
             f"Continuous sound: {shipped.hits.words} words in noise at an SNR of {listened.snr_db:g} dB; "
-            f"{sum(shipped.hours.values()):.2f} h without words: {heard}."
+            f"{sum(shipped.hours.values()):.2f} h without words."
         )
     )
-    table = Table("", "threshold", "words missed", "false accepts an hour", "latency median, p90")
-    table.add_row("the model's trigger", *_operating(shipped))
+    points = {"the model's trigger": shipped}
     if chosen is not None:
-        table.add_row(f"at {listened.wanted:g} an hour", *_operating(chosen))
+        points[f"at {listened.wanted:g} an hour"] = chosen
+    table = Table("", "threshold", "words missed", "false accepts an hour", "latency median, p90")
+    for name, point in points.items():
+        table.add_row(name, *_operating(point))
     console.print(table)
+    console.print(_by_sound(points))
     if chosen is None:
         least = min(listened.points, key=lambda point: point.accepts_per_hour)
         console.print(
@@ -62,22 +74,34 @@ def print_listening(console: Console, listened: Listened) -> None:
                 f"still has {least.accepts_per_hour:.3g}, and misses {_percent(least.false_rejects)}."
             )
         )
-    for point in (shipped, *([chosen] if chosen else ())):
+    for point in points.values():
         console.print(_line(_where(point)))
 
 
+def _by_sound(points: Mapping[str, Point]) -> Table:
+    """False accepts an hour of each sound by itself: those together depend on how much there is of each."""
+    table = Table("false accepts an hour", "hours", *points)
+    for sound, hours in next(iter(points.values())).hours.items():
+        rates = (point.rates[sound] for point in points.values())
+        table.add_row(sound, f"{hours:.2f}", *(_per_hour(rate.per_hour, rate.interval) for rate in rates))
+    return table
+
+
+def _per_hour(rate: float, interval: Interval) -> str:
+    return f"{rate:.3g} [{interval.low:.2g}, {interval.high:.2g}]"
+
+
 def _operating(point: Point) -> tuple[str, ...]:
-    rate, interval, latency = point.accepts_per_hour, point.accepts_interval, latency_at(point)
+    rate, latency = _per_hour(point.accepts_per_hour, point.accepts_interval), latency_at(point)
     after = "–" if latency is None else f"{latency[0]:.2f} s, {latency[1]:.2f} s"
     odds = f"{point.threshold:.4f}" if point.threshold < 0.9999 else f"1 - {1 - point.threshold:.1e}"
-    return odds, _percent(point.false_rejects), f"{rate:.3g} [{interval.low:.2g}, {interval.high:.2g}]", after
+    return odds, _percent(point.false_rejects), rate, after
 
 
 def _where(point: Point) -> str:
-    accepts = ", ".join(f"{count} in {name}" for name, count in point.accepts.items())
     hits = point.hits
     return (
-        f"Threshold {point.threshold:.6g}: false accepts: {accepts}. Where words were said: "
+        f"Threshold {point.threshold:.6g}: where words were said, "
         f"{hits.confused} of another label, {hits.repeated} repeated, {hits.spurious} between words."
     )
 

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from common.audio.reading import read_audio
+from common.audio.front_end import SAMPLE_RATE
+from common.audio.reading import iterate_audio, read_audio
 from common.data.clips import Clip, Clips
 from common.data.synthetic.recording import Sound
 from common.errors import AudioError, TrainingError
 from common.evaluation.detection import Point, best_at
-from common.evaluation.streams import clips_in_noise, noise_alone, talk_in_noise
+from common.evaluation.streams import SCENE_SECONDS, Stretch, clips_in_noise, noise_alone, talk_in_noise
 from common.protocol.release import Release
+from common.task import is_background
 from fedaudio.evaluation.listening import decide, hear, sweep
-from fl_client.listen.trigger import is_background
 
 _GAP = (1.0, 2.0)
 """Seconds between words, times the length of a window: no window holds two of them."""
 
 _SHORT_GAP = (0.1, 0.5)
-"""Seconds between recordings without words."""
+"""Seconds between recordings without words, and between half minutes of one."""
+
+Read: TypeAlias = Callable[[Path], Iterable[NDArray[np.float32]]]
+"""The sound of a file, in pieces that are played one by one."""
+
+LeftOut: TypeAlias = list[tuple[str, str]]
+"""File and reason, for each that could not be read to its end."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +60,16 @@ class Listened:
         shipped: with its own trigger.
         points: at many thresholds.
         wanted: false accepts an hour to find a threshold for.
+        left_out: file and reason, for each that could not be heard to its end.
+        own_words: labels of clips given as negatives that are words of the release.
     """
 
     snr_db: float
     shipped: Point
     points: Sequence[Point]
     wanted: float
+    left_out: tuple[tuple[str, str], ...] = ()
+    own_words: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> Point | None:
@@ -84,29 +99,57 @@ def listen_through(
             "Give clips of labels that a listener reports.",
         )
     background = [clip for clip in sounds.clips if is_background(clip.label)]
-    gap = (_GAP[0] * task.clip_seconds, _GAP[1] * task.clip_seconds)
-    streams = {"words": clips_in_noise(_shuffled(words, sounds.seed, 0), sounds.snr_db, gap, _rng(sounds, 1))}
-    half = sounds.hours * 1800
-    streams["talk"] = talk_in_noise(half, sounds.snr_db, _rng(sounds, 2))
-    streams["noise"] = noise_alone(half, _rng(sounds, 3))
-    for number, (name, clips) in enumerate((("background", background), ("negatives", sounds.negatives))):
-        if clips:
-            sound = _shuffled(clips, sounds.seed, 4 + number)
-            streams[name] = clips_in_noise(sound, sounds.snr_db, _SHORT_GAP, _rng(sounds, 6 + number))
-    expected = 2 * half + len(sounds.negatives) + len(background) + len(words) * (1 + sum(gap) / 2)
+    expected = sounds.hours * 3600 + len(sounds.negatives) + len(background)
+    expected += len(words) * task.clip_seconds * (1 + sum(_GAP) / 2)
+    left_out: LeftOut = []
+    streams = _streams(words, background, sounds, task.clip_seconds, left_out)
     heard = {name: hear(release, sound, lambda s: advance(s / expected)) for name, sound in streams.items()}
     said = heard.pop("words")
-    return Listened(sounds.snr_db, decide(task, said, heard), sweep(task, said, heard), wanted)
+    others = {name: stream for name, stream in heard.items() if stream.seconds}
+    points = sweep(task, said, others)
+    known = {label for label in task.labels if not is_background(label)}
+    own_words = tuple(label for label in sounds.negatives.labels if label in known)
+    shipped = decide(task, said, others)
+    return Listened(sounds.snr_db, shipped, points, wanted, tuple(left_out), own_words)
+
+
+def _streams(
+    words: Sequence[Clip], background: Sequence[Clip], sounds: Sounds, seconds: float, left_out: LeftOut
+) -> dict[str, Iterator[Stretch]]:
+    """What is played, by name; `seconds`: length of a window."""
+    gap, half = (_GAP[0] * seconds, _GAP[1] * seconds), sounds.hours * 1800
+    spoken = _shuffled(words, _whole, sounds.seed, 0, left_out)
+    streams = {
+        "words": clips_in_noise(spoken, sounds.snr_db, gap, _rng(sounds, 1)),
+        "talk": talk_in_noise(half, sounds.snr_db, _rng(sounds, 2)),
+        "noise": noise_alone(half, _rng(sounds, 3)),
+    }
+    for number, (name, clips) in enumerate((("background", background), ("negatives", sounds.negatives))):
+        sound = _shuffled(clips, _in_pieces, sounds.seed, 4 + number, left_out)
+        streams[name] = clips_in_noise(sound, sounds.snr_db, _SHORT_GAP, _rng(sounds, 6 + number))
+    return streams
 
 
 def _rng(sounds: Sounds, stream: int) -> np.random.Generator:
     return np.random.default_rng([sounds.seed, stream])
 
 
-def _shuffled(clips: Sequence[Clip], seed: int, stream: int) -> Iterator[tuple[Sound, str]]:
-    """Samples and labels of `clips` that can be read, in a random order, read as they are wanted."""
+def _whole(path: Path) -> Iterator[NDArray[np.float32]]:
+    yield read_audio(path)
+
+
+_in_pieces: Read = partial(iterate_audio, block=SCENE_SECONDS * SAMPLE_RATE)
+"""An evening is a recording as well, and must not be in memory at once."""
+
+
+def _shuffled(
+    clips: Sequence[Clip], read: Read, seed: int, stream: int, left_out: LeftOut
+) -> Iterator[tuple[Sound, str]]:
+    """Samples and labels of `clips` in a random order, read as they are wanted."""
     for number in np.random.default_rng([seed, stream]).permutation(len(clips)):
+        clip = clips[number]
         try:
-            yield read_audio(clips[number].path).astype(np.float64), clips[number].label
-        except AudioError:
-            continue
+            for piece in read(clip.path):
+                yield piece.astype(np.float64), clip.label
+        except AudioError as error:
+            left_out.append((str(clip.path), error.happened))

@@ -43,8 +43,9 @@ def _response(hertz: NDArray[np.floating]) -> Powers:
 class Loudness:
     """A-weighted power of a stream, a value for each 10 ms, 60 to 120 ms after they were heard.
 
-    A full-scale sine at 1 kHz has power 1 (AES17), so 10 log10 of it is a level in dBFS(A). The first 60 ms
-    of a stream are faded in. What comes out does not depend on how the samples are cut into blocks.
+    A full-scale sine at 1 kHz has power 1 (AES17), so 10 log10 of it is a level in dBFS(A). A stream begins
+    as if it had been heard before: its first 60 ms are turned about their first sample, for a beginning out
+    of silence would be a click. What comes out does not depend on how the samples are cut into blocks.
     """
 
     def __init__(self) -> None:
@@ -54,36 +55,47 @@ class Loudness:
         self._gains = a_weighting(np.fft.rfftfreq(2 * STEP, 1.0 / SAMPLE_RATE))
         self._pending = np.empty(0, np.float32)
         self._overlap = np.zeros(STEP)
+        self._begun = False
 
     def feed(self, samples: Rows) -> Powers:
         """Powers (t,) of the ticks that `samples` (n,) at 16 kHz complete; t is a multiple of 6."""
         pending = np.concatenate((self._pending, believable(samples)), dtype=np.float32)
         steps = max(0, len(pending) // STEP - 1)
+        if steps and not self._begun:
+            self._begun = True
+            before = 2.0 * pending[0] - pending[STEP:0:-1]
+            self._overlap = self._filter(np.concatenate((before, pending[:STEP])))[STEP:]
         powers = [self._weigh(pending[at * STEP : (at + 2) * STEP]) for at in range(steps)]
         self._pending = pending[steps * STEP :]
         return np.concatenate(powers) if powers else np.empty(0)
 
     def _weigh(self, frame: Rows) -> Powers:
-        spectrum = np.fft.rfft(frame * self._window) * self._gains
-        weighted = np.fft.irfft(spectrum, 2 * STEP) * self._window
+        weighted = self._filter(frame)
         sound, self._overlap = self._overlap + weighted[:STEP], weighted[STEP:]
         powers: Powers = 2.0 * np.square(sound).reshape(-1, TICK).mean(axis=1)
         return powers
 
+    def _filter(self, frame: Rows) -> Powers:
+        """`frame` of two steps under the curve, and under the window on both sides."""
+        spectrum = np.fft.rfft(frame * self._window) * self._gains
+        weighted: Powers = np.fft.irfft(spectrum, 2 * STEP) * self._window
+        return weighted
+
 
 class FastWeighting:
     """The level a sound level meter shows with time weighting F: powers under an exponential memory of 125 ms
-    (IEC 61672-1:2013, 5.8).
+    (IEC 61672-1:2013, 5.8). It begins at the first of them, as a meter that was switched on before.
     """
 
     def __init__(self) -> None:
         self._keep = math.exp(-TICK / SAMPLE_RATE / 0.125)
-        self._level = 0.0
+        self._level: float | None = None
 
     def feed(self, powers: Powers) -> Powers:
         """Weighted powers (t,) at the end of each tick of `powers` (t,)."""
         weighted = np.empty_like(powers)
         for tick, power in enumerate(powers.tolist()):
-            self._level = self._keep * self._level + (1.0 - self._keep) * power
+            before = power if self._level is None else self._level
+            self._level = self._keep * before + (1.0 - self._keep) * power
             weighted[tick] = self._level
         return weighted

@@ -37,8 +37,16 @@ class Monitor:
         yield samples
 
     def skip(self, samples: int) -> None:
-        """Note that `samples` were lost before the next `feed`."""
-        self._lost += samples
+        """Note that `samples` were lost before the next `feed`.
+
+        What was heard before and has no power yet, up to 120 ms, is lost with them: joined to what comes, it
+        would make a click that nobody heard.
+        """
+        if samples:
+            waiting = self._heard - self._ticks * TICK
+            self._heard -= waiting
+            self._lost += samples + waiting
+            self._loudness = Loudness()
 
     def heard(self, event: Event) -> list[Alarm]:
         """The alarms that `event` gives."""

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
+from typer.testing import CliRunner
 
 from common.errors import ConfigError
-from common.settings import Settings, load_settings, parse_settings
+from common.settings import Settings, finite, load_settings, parse_settings
+from fedaudio.cli import app
 from fl_server.settings import ServerSettings
 
 
@@ -105,3 +107,19 @@ def test_a_missing_file_and_a_folder_in_its_place(tmp_path: Path) -> None:
 def test_any_document_is_a_value_or_a_config_error(document: object) -> None:
     with suppress(ConfigError):
         assert isinstance(parse_settings(Outer, document, "here"), Outer)
+
+
+def test_an_option_is_a_number_to_compute_with() -> None:
+    """A range lets NaN pass, for it is neither below nor above anything."""
+    assert (finite(None), finite(0.5)) == (None, 0.5)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ConfigError, match="FA-6003"):
+            finite(value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["server", "models", "promote", "1", "--percent", "nan"], ["simulate", "robustness", "--share", "nan"]],
+)
+def test_commands_refuse_what_is_no_number(command: list[str]) -> None:
+    assert "FA-6003" in str(CliRunner().invoke(app, command).exception)

@@ -54,9 +54,12 @@ def test_a_release_costs_what_its_untrained_architecture_costs(tmp_path: Path) -
     release = write(tmp_path, weights, graph)
     untrained = ("--architecture", "ds-cnn", "--labels", "3", "--width", "8", "--clip-seconds", "0.5")
     expected = json.loads(info(*untrained, "--json"))
-    assert json.loads(info(str(release), "--json")) == expected
-    assert json.loads(info(str(release / MANIFEST), "--json")) == expected
-    assert info(str(release)) == info(*untrained)
+    assert expected["labels"] is None
+    assert json.loads(info(str(release), "--json")) == expected | {"labels": ["a", "b", "c"]}
+    assert json.loads(info(str(release / MANIFEST), "--json"))["labels"] == ["a", "b", "c"]
+    first, _, costs = info(str(release)).partition("\n")
+    assert first.split(maxsplit=1) == ["labels", "a, b, c"]
+    assert costs == info(*untrained)
     assert expected["architecture"] == "ds-cnn"
     assert expected["hop_ms"] == 100
 
@@ -79,7 +82,17 @@ def test_every_architecture_has_costs(architecture: str) -> None:
     assert all(facts[name] > 0 for name in ("parameters", "macs_per_second", "state_bytes"))
 
 
-@pytest.mark.parametrize("options", [(), ("somewhere", "--architecture", "tc-stream")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("somewhere", "--architecture", "tc-stream"),
+        ("somewhere", "--labels", "12"),
+        ("somewhere", "--width", "8"),
+        ("somewhere", "--clip-seconds", "1"),
+        ("--labels", "12"),
+    ],
+)
 def test_one_model_is_to_be_named(options: tuple[str, ...]) -> None:
     assert refusal(*options).code == "FA-7050"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from common.errors import DeviceError
 from common.evaluation.streams import talk_in_noise
 from fedaudio.cli import app
 from fl_client.home import DeviceHome
+from fl_client.listen.events import Event
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.settings import ListenSettings
-from fl_client.plot import DYNAMICS_DB, listen_to, log_mel, plot_recording
+from fl_client.plot import DYNAMICS_DB, draw, listen_to, log_mel, plot_recording
 from fl_client.store import ModelStore
-from tests.fl_client.listen.made_releases import make_release
+from tests.fl_client.listen.made_releases import make_release, make_task
 from tests.made_manifests import put
 
 
@@ -66,6 +68,15 @@ def test_a_file_becomes_a_picture(
     again = tmp_path / "again.png"
     plot_recording(place, ListenSettings(), f"file:{tmp_path / 'heard.wav'},fast", again)
     assert again.read_bytes() == out.read_bytes()
+
+
+def test_labels_with_dollars_are_drawn_as_they_are(
+    sound: np.ndarray[tuple[int], np.dtype[np.float32]], tmp_path: Path
+) -> None:
+    release = make_release(1, task=make_task(labels=("$^$", "no", "background"))).release
+    course = replace(listen_to(release, ListenSettings(), sound), events=(Event("$^$", 0.9, 0.0, 1.0, 1),))
+    draw(release, ListenSettings(), sound, course, tmp_path / "heard.png")
+    assert (tmp_path / "heard.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_even_a_click_becomes_a_picture(tmp_path: Path) -> None:

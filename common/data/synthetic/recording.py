@@ -66,8 +66,12 @@ def mix(sound: Sound, background: Sound, snr_db: float) -> Sound:
 
 
 def active_rms(sound: Sound) -> float:
-    """RMS over the 10 ms blocks within 25 dB of the loudest, so that silence around a word does not count."""
-    blocks = np.square(sound[: len(sound) // 160 * 160]).reshape(-1, 160).mean(axis=1)
+    """RMS over the 10 ms blocks within 25 dB of the loudest, so that silence around a word does not count.
+
+    What is shorter than 10 ms is one block; `sound` (n,) is not empty.
+    """
+    block = min(160, len(sound))
+    blocks = np.square(sound[: len(sound) // block * block]).reshape(-1, block).mean(axis=1)
     return float(np.sqrt(blocks[blocks >= blocks.max() * 10**-2.5].mean()))
 
 

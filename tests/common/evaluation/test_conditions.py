@@ -31,7 +31,7 @@ def condition(name: str) -> Condition:
 @pytest.mark.parametrize("noise", ["pink noise", "babble"])
 @pytest.mark.parametrize("snr_db", SNRS_DB)
 def test_the_ratio_is_that_asked_for(word: Sound, noise: str, snr_db: int) -> None:
-    heard = changed(word, condition(f"{noise}, SNR {snr_db} dB"), 0, 1)
+    heard = changed(word, condition(f"{noise}, SNR {snr_db} dB"), 0, "a")
     added = heard - word
     # RMS over the word itself and over all of the noise, counted here and not by the code under test.
     said = np.sqrt(np.square(word[4000:11000]).mean())
@@ -111,19 +111,39 @@ def test_narrowband_keeps_what_is_below_4_khz_and_nothing_above() -> None:
 
 @pytest.mark.parametrize("each", CONDITIONS, ids=lambda each: each.name)
 def test_a_condition_depends_on_seed_and_clip_alone(each: Condition, word: Sound) -> None:
-    first = changed(word, each, 1, 2)
-    assert np.array_equal(first, changed(word, each, 1, 2))
+    first = changed(word, each, 1, "a")
+    assert np.array_equal(first, changed(word, each, 1, "a"))
     assert len(first) == len(word)
     assert np.isfinite(first).all()
     random = any(what in each.name for what in ("SNR", "RT60"))
-    assert (not np.array_equal(first, changed(word, each, 1, 3))) == random
-    assert (not np.array_equal(first, changed(word, each, 2, 2))) == random
+    assert (not np.array_equal(first, changed(word, each, 1, "b"))) == random
+    assert (not np.array_equal(first, changed(word, each, 2, "a"))) == random
     assert np.array_equal(first, word) == (each in {CLEAN})
+
+
+def test_noise_and_gain_go_no_further_than_full_scale(word: Sound) -> None:
+    """As in the file of a device that recorded it."""
+    loud = word / np.abs(word).max()
+    for each in CONDITIONS:
+        if "SNR" in each.name or "gain" in each.name:
+            assert np.abs(changed(loud, each, 0, "")).max() <= 1, each.name
+
+
+def test_a_constant_is_no_level(word: Sound) -> None:
+    """The noise beside a word is as loud whether the microphone adds a constant or not."""
+    noisy = condition("pink noise, SNR 10 dB")
+    plain, lifted = (changed(sound, noisy, 0, "a") for sound in (word, word + 0.2))
+    assert active_rms(lifted - lifted.mean()) == pytest.approx(active_rms(plain), rel=0.01)
+
+
+def test_less_than_a_block_has_a_level() -> None:
+    assert active_rms(np.full(7, 0.5)) == pytest.approx(0.5)
+    assert active_rms(np.array([-0.25])) == 0.25
 
 
 def test_silence_stays_finite() -> None:
     for each in CONDITIONS:
-        assert np.isfinite(changed(np.zeros(SAMPLE_RATE), each, 0, 0)).all(), each.name
+        assert np.isfinite(changed(np.zeros(SAMPLE_RATE), each, 0, "")).all(), each.name
 
 
 def test_places_are_at_an_active_rms_of_one() -> None:

@@ -28,7 +28,7 @@ def test_each_clip_comes_once_in_order_and_where_it_is_said_to_be() -> None:
     assert [word.label for word in words] == [label for _, label in clips]
     assert sound.dtype == np.float32
     for word, (original, _) in zip(words, clips, strict=True):
-        start, end = word_in(original)
+        start, end = word_in(original - original.mean())
         assert word.end - word.start == pytest.approx((end - start) / SAMPLE_RATE)
         heard = sound[round(word.start * SAMPLE_RATE) : round(word.end * SAMPLE_RATE)]
         said = original[start:end]
@@ -60,6 +60,54 @@ def test_a_word_is_where_its_energy_is() -> None:
     start, end = word_in(clip(1))
     assert 4800 < start < 4800 + 300
     assert 11200 - 300 < end < 11200
+
+
+def test_a_constant_is_no_part_of_a_word() -> None:
+    plain, lifted = (
+        next(iter(clips_in_noise([(sound, "word")], 10.0, (1.0, 2.0), np.random.default_rng(0))))
+        for sound in (clip(1, 0.1), clip(1, 0.1) + 0.3)
+    )
+    assert lifted.words == plain.words
+    np.testing.assert_allclose(lifted.samples, plain.samples, atol=1e-4)
+    (silence,) = clips_in_noise(
+        [(np.full(SAMPLE_RATE, 0.1), "word")], 10.0, (1.0, 2.0), np.random.default_rng(0)
+    )
+    assert silence.words == ()
+
+
+@pytest.mark.parametrize("samples", [1, 5, 159, 161])
+def test_very_short_clips_are_played(samples: int) -> None:
+    clips = [(np.random.default_rng(samples).standard_normal(samples), "word"), (clip(1), "word")]
+    (stretch,) = clips_in_noise(clips, 10.0, (0.1, 0.5), np.random.default_rng(0))
+    assert np.isfinite(stretch.samples).all()
+    assert len(stretch.words) == (1 if samples == 1 else 2)  # one sample is a constant
+
+
+@pytest.mark.parametrize("seconds", [0.5, 5.0, 40.0])
+def test_a_scene_ends_after_half_a_minute_however_long_clips_are(seconds: float) -> None:
+    """What is held in memory at a time is a scene, and a clip that goes beyond it."""
+    clips = (
+        (np.random.default_rng(number).standard_normal(round(seconds * SAMPLE_RATE)), "rain")
+        for number in range(20)
+    )
+    scenes = [
+        len(stretch.samples) / SAMPLE_RATE
+        for stretch in clips_in_noise(clips, 10.0, (0.1, 0.5), np.random.default_rng(0))
+    ]
+    assert sum(scenes) > 20 * seconds
+    assert max(scenes) < 30 + seconds + 10
+    assert all(length > 29 for length in scenes[:-1])
+
+
+@pytest.mark.parametrize("seconds", [30.001, 90.0005])
+def test_no_scene_is_an_instant(seconds: float) -> None:
+    for sound in (
+        talk_in_noise(seconds, 10.0, np.random.default_rng(0)),
+        noise_alone(seconds, np.random.default_rng(0)),
+    ):
+        lengths = [len(stretch.samples) / SAMPLE_RATE for stretch in sound]
+        assert sum(lengths) == pytest.approx(seconds)
+        assert 10 < min(lengths) <= max(lengths) <= 30
 
 
 @pytest.mark.parametrize("seconds", [0.5, 45.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from common import pictures
 from common.data.synthetic.corpus import make_corpus
 from common.errors import FedAudioError, TrainingError
 from common.evaluation.conditions import CONDITIONS
+from common.files import storage_error
 from common.protocol.release import write_release
 from common.task import Task
 from fedaudio.cli import app
+from fedaudio.evaluation import figures
 from tests.fl_client.listen.made_releases import make_release
 
 
@@ -98,9 +101,17 @@ def test_streaming_states_what_was_heard(release: Path, corpus: Path, tmp_path: 
             sum(point["false_accepts"].values()) / sum(found["hours"].values())
         )
         assert heard["low"] <= heard["rate"] <= heard["high"]
+        for name, one in point["by_sound"].items():
+            assert one["rate"] == pytest.approx(point["false_accepts"][name] / found["hours"][name])
+            assert one["low"] <= one["rate"] <= one["high"]
     assert (tmp_path / "det.png").read_bytes().startswith(b"\x89PNG")
-    said = " ".join(evaluate(*arguments).split())
+    said = " ".join(re.sub("[│┃]", " ", evaluate(*arguments)).split())
     assert "6 words in noise at an SNR of 10 dB" in said
+    for name, one in found["shipped"]["by_sound"].items():
+        assert f"{name} {found['hours'][name]:.2f} {one['rate']:.3g} [" in said, name
+    words = {folder.name for folder in corpus.iterdir() if folder.is_dir()} - {"background"}
+    assert set(found["negatives_with_own_words"]) == words
+    assert "Negatives have labels of the model" in said
 
 
 def test_pictures_without_matplotlib_are_refused_before_anything_is_done(
@@ -119,3 +130,49 @@ def _without_matplotlib(name: str, *arguments: Any) -> Any:
     if name.startswith("matplotlib"):
         raise ImportError(name)
     return _IMPORT(name, *arguments)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_done(
+    corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(FedAudioError, match="FA-8001"):
+        evaluate("/nowhere", corpus, "--out", tmp_path / "taken")
+
+
+def test_results_are_told_even_if_a_picture_fails(
+    release: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(figure: object, path: Path) -> Path:
+        raise storage_error(f"{path} could not be written", OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(figures, "save_figure", full)
+    arguments = ["model", "evaluate", str(release), str(corpus), "--out", str(tmp_path), "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, FedAudioError)
+    assert json.loads(result.stdout)["clips"]["accuracy"]["trials"] == 24
+
+
+def test_a_label_with_dollars_is_drawn_as_it_is(tmp_path: Path) -> None:
+    clips = make_corpus(tmp_path / "made", kind="words", voices=1, labels=1, takes=1, seed=2).parent
+    (clips / "manifest.csv").unlink()
+    (word,) = (each for each in clips.iterdir() if each.name != "background")
+    word.rename(clips / "$^$")
+    task = Task(labels=("$^$", "background"), width=16)
+    write_release(tmp_path / "1", make_release(1, task=task).files)
+    (picture,) = document(tmp_path / "1", clips, "--out", tmp_path / "out")["pictures"]
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", ["--hours", "--snr-db", "--false-accepts"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_what_is_no_number_is_refused(option: str, value: str, release: Path, corpus: Path) -> None:
+    arguments = ["model", "evaluate", str(release), str(corpus), "--streaming", option, value]
+    result = CliRunner().invoke(app, arguments)
+    # Outside of a range, or inside of it and yet no number.
+    assert result.exit_code == 2 or "FA-6003" in str(result.exception)
+
+
+def test_negatives_that_nobody_listens_to_are_refused(release: Path, corpus: Path) -> None:
+    with pytest.raises(TrainingError, match="FA-7063"):
+        evaluate(release, corpus, "--negatives", corpus)

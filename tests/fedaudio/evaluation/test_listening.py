@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from common.audio.front_end import SAMPLE_RATE
 from common.data.clips import Clips
@@ -134,3 +135,45 @@ def test_background_alone_is_nothing_to_listen_for(corpus: Path) -> None:
     quiet = clips.filter(lambda clip: clip.label == "background")
     with pytest.raises(TrainingError, match="FA-7062"):
         listen_through(release, Sounds(quiet, Clips(), 10.0, 0.01, 0), 1.0, nothing)
+
+
+@pytest.fixture(scope="module")
+def evening(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eleven minutes of noise, longer than a clip may be, and one file that is torn."""
+    folder = tmp_path_factory.mktemp("evening") / "room"
+    folder.mkdir()
+    noise = 0.01 * np.random.default_rng(0).standard_normal(11 * 60 * 1000)
+    soundfile.write(folder / "long.flac", noise, 1000)
+    whole = (folder / "long.flac").read_bytes()
+    (folder / "torn.flac").write_bytes(whole[: len(whole) // 8])
+    return folder.parent
+
+
+def test_a_whole_evening_is_heard_and_what_is_torn_is_named(corpus: Path, evening: Path) -> None:
+    clips = Clips.load(corpus)
+    release = make_release(1, task=Task(labels=clips.labels, width=16)).release
+    sounds = Sounds(clips, Clips.load(evening), 10.0, 0.01, 0)
+    listened = listen_through(release, sounds, 1.0, nothing)
+    ((file, reason),) = listened.left_out
+    assert Path(file).name == "torn.flac"
+    assert "damaged" in reason
+    # What comes before the tear may be heard.
+    assert 11 <= listened.shipped.hours["negatives"] * 60 <= 1.05 * 11 * 9 / 8
+
+
+def test_negatives_that_cannot_be_read_are_no_sound(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "torn.wav").write_bytes(b"RIFF")
+    clips = Clips.load(corpus)
+    release = make_release(1, task=Task(labels=clips.labels, width=16)).release
+    listened = listen_through(release, Sounds(clips, Clips.load(tmp_path), 10.0, 0.01, 0), 1.0, nothing)
+    assert set(listened.shipped.rates) == {"talk", "noise", "background"}
+    assert [Path(file).name for file, _ in listened.left_out] == ["torn.wav"]
+
+
+def test_words_among_the_negatives_are_noticed(corpus: Path) -> None:
+    clips = Clips.load(corpus)
+    task = Task(labels=clips.labels, width=16)
+    words = tuple(label for label in clips.labels if label != "background")
+    sounds = Sounds(clips, clips, 10.0, 0.01, 0)
+    assert listen_through(make_release(1, task=task).release, sounds, 1.0, nothing).own_words == words

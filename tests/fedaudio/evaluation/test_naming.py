@@ -77,6 +77,22 @@ def test_another_models_clips_are_refused(clips: Clips) -> None:
         triable(clips, Task(labels=("ja", "nein"), width=16))
 
 
+def test_a_clip_is_changed_in_the_same_way_whatever_it_is_tried_with(
+    clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--only` some speakers, and robustness must be that of these speakers among all."""
+    heard: list[bytes] = []
+    monkeypatch.setattr(Namer, "name", lambda _, sound: heard.append(sound.tobytes()) or 0)
+    task = Task(labels=clips.labels, width=16)
+    release = make_release(1, task=task).release
+    noisy = [condition for condition in CONDITIONS if condition.name == "babble, SNR 0 dB"]
+    last = Clips(clips[-3:])
+    for chosen in (clips, last):
+        name_clips(release, triable(chosen, task), ["-"] * len(chosen), noisy, 0, nothing)
+    assert len(heard) == len(clips) + 3
+    assert heard[-3:] == heard[len(clips) - 3 : len(clips)]
+
+
 def test_damaged_and_very_short_files_do_not_stop_it(tmp_path: Path) -> None:
     for label in ("yes", "no"):
         (tmp_path / label).mkdir()

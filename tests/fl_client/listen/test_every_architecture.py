@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
 from common.audio.batch import BatchFrontEnd
 from common.models.acoustic import StreamingModel
 from common.models.registry import ARCHITECTURES
+from common.models.weights import get_weights
 from fl_client.listen.pipeline import Pipeline
-from tests.fl_client.listen.made_releases import Made, make_release, make_task
+from tests.fl_client.listen.made_releases import Made, make_release, make_task, resealed
 
 Scores = NDArray[np.float32]
 HOP, WINDOW = 160, 400
@@ -31,10 +34,15 @@ EVERY = pytest.mark.parametrize(
 )
 
 
+@cache
 def release_of(architecture: str) -> Made:
-    return make_release(
+    """A model that is undecided on the whole: one that is sure of the same label always proves little."""
+    made = make_release(
         1, task=make_task(architecture=architecture, width=None if architecture in WIDER else 16)
     )
+    with torch.no_grad():
+        made.model.get_parameter("classify.bias").sub_(logits_of(made)[1].mean(dim=0))
+    return replace(made, release=resealed(made, weights=get_weights(made.model)))
 
 
 @cache
@@ -46,10 +54,8 @@ def sound() -> NDArray[np.float32]:
     return (0.02 * noise + 0.3 * tone).astype(np.float32)
 
 
-@cache
-def decisions(architecture: str) -> tuple[list[int], Scores]:
-    """Frames at which a decision is due, and the scores of torch's model of the window that ends there."""
-    made = release_of(architecture)
+def logits_of(made: Made) -> tuple[list[int], Tensor]:
+    """Frames at which a decision is due, and the logits of torch's model of the window that ends there."""
     manifest, model = made.release.manifest, made.model
     features = BatchFrontEnd(manifest.task.front_end)(torch.from_numpy(sound()[None]))
     window, hop = manifest.task.clip_frames, manifest.graph.hop
@@ -60,7 +66,14 @@ def decisions(architecture: str) -> tuple[list[int], Scores]:
             logits = torch.cat([frames[:, end - window : end].logsumexp(dim=1) for end in ends])
         else:
             logits = torch.cat([model(features[:, end - window : end]) for end in ends])
-    return [end - 1 for end in ends], np.asarray(logits.softmax(dim=1))
+    return [end - 1 for end in ends], logits
+
+
+@cache
+def decisions(architecture: str) -> tuple[list[int], Scores]:
+    """As `logits_of`, with scores."""
+    frames, logits = logits_of(release_of(architecture))
+    return frames, np.asarray(logits.softmax(dim=1))
 
 
 def check(architecture: str, scores: Scores) -> None:

@@ -118,9 +118,44 @@ def test_lost_samples_move_the_time_and_are_not_counted_as_heard() -> None:
     monitor = Monitor(EVERY_10)
     first = monitor.feed(tone(4, -20), {})
     monitor.skip(2 * RATE)
-    (report,) = [*first, *monitor.feed(tone(6.1, -20), {})]
+    monitor.skip(0)
+    (report,) = [*first, *monitor.feed(tone(6.3, -20), {})]
     assert isinstance(report, Level)
-    assert (report.start, report.end, report.seconds) == (0, 12, 10)
+    # With those lost goes what was too new to have a level.
+    assert (report.start, report.end, report.seconds) == (0, 12.1, 10)
+
+
+@pytest.mark.parametrize("cycles", [0.25, 0.5, 0.75])
+def test_lost_samples_make_no_click(cycles: float) -> None:
+    """Hum that goes on at another place of its cycle: joined, it would jump, and a jump is heard best."""
+    at = np.arange(4 * RATE) / RATE
+    hum = (0.3 * np.sin(2 * np.pi * 50 * at)).astype(np.float32)
+    monitor = Monitor(EVERY_10)
+    monitor.feed(hum[: 2 * RATE], {})
+    monitor.skip(round(cycles * RATE / 50))
+    monitor.feed(hum[2 * RATE + round(cycles * RATE / 50) :], {})
+    (report,) = monitor.end({})
+    assert isinstance(report, Level)
+    assert report.lamax == pytest.approx(report.laeq, abs=1)
+
+
+def test_pieces_end_where_reports_do_after_a_loss_too() -> None:
+    """Whatever is lost, a report is told with the piece that completes it."""
+    monitor, told = Monitor(EVERY_10), []
+    for lost in (0, 777, 5, 123_456):
+        monitor.skip(lost)
+        for piece in monitor.cut(tone(7.77, -20)):
+            told.append(len(monitor.feed(piece, {})))
+            if told[-1]:
+                assert monitor.feed(np.empty(0, np.float32), {}) == []
+    assert sum(told) == 3
+    assert max(told) == 1
+
+
+def test_the_first_report_is_of_the_sound_and_not_of_its_beginning() -> None:
+    first, second, *_ = levels(ListenSettings(levels=True, level_seconds=1), tone(3, -20))
+    assert (first.l90, first.lamax) == pytest.approx((second.l90, second.lamax), abs=0.2)
+    assert first.l90 == pytest.approx(-20, abs=0.2)
 
 
 def test_labels_have_the_share_of_the_time_they_were_held() -> None:
