@@ -143,7 +143,12 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     except OSError as error:
         raise storage_error(f"{path} could not be written", error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise storage_error(f"{path} could not be locked", error) from error
         yield
     finally:
         os.close(descriptor)

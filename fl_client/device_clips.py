@@ -18,6 +18,9 @@ from common.files import locked, sha256, storage_error
 from fl_client.heard import HeardFolder
 from fl_client.home import DeviceHome
 
+UNKNOWN_LABEL = "-"
+"""Stands for the label of what is too damaged to tell."""
+
 Origin = Literal["imported", "feedback", "kept", "self"]
 
 
@@ -33,6 +36,7 @@ class StoredClip:
             from before there is feedback on it; "self" is a window for self-training.
         date: when it was stored.
         speaker: if known.
+        stretch: of what the listener heard; the same for sounds that overlap.
     """
 
     id: str
@@ -42,10 +46,15 @@ class StoredClip:
     date: datetime
     speaker: str | None
     path: Path
+    stretch: str | None = None
 
 
 def stored_clips(home: DeviceHome) -> list[StoredClip]:
-    """All sound that is stored, by label and date."""
+    """All sound that is stored, by label and date.
+
+    Raises:
+        StorageError: FA-8001.
+    """
     found = [*_labelled(home.clips), *_heard(HeardFolder(home.heard))]
     return sorted(found, key=lambda clip: (clip.label, clip.date, clip.id))
 
@@ -58,18 +67,27 @@ def clips_of(clips: Path, event: str) -> list[Path]:
 def delete_clips(home: DeviceHome, ids: Collection[str]) -> int:
     """Delete the sounds with these ids, and what was computed from them; how many they were.
 
+    With an event go the windows for self-training in which it is heard, too.
+
     Raises:
         DeviceError: FA-4255, there is none of an id; nothing is deleted.
         StorageError: FA-8001.
     """
     with locked(home.clips_lock):
-        clips = [clip for clip in stored_clips(home) if clip.id in ids]
+        stored = stored_clips(home)
+        clips = [clip for clip in stored if clip.id in ids]
         if unknown := sorted(set(ids) - {clip.id for clip in clips}):
             raise DeviceError(
                 "FA-4255",
                 f"There is no clip {unknown[0]!r} on this device.",
                 "Take an id from `fedaudio client clips list`.",
             )
+        stretches = {clip.stretch for clip in clips if clip.origin in ("kept", "feedback")} - {None}
+        clips += [
+            clip
+            for clip in stored
+            if clip.origin == "self" and clip.stretch in stretches and clip not in clips
+        ]
         folder = HeardFolder(home.heard)
         for name in {clip.id for clip in clips if clip.origin in ("kept", "self")}:
             folder.remove(name)
@@ -160,6 +178,7 @@ def _labelled(clips: Path) -> Iterator[StoredClip]:
                 date=datetime.fromtimestamp(path.stat().st_mtime, UTC),
                 speaker=name and name.speaker,
                 path=path,
+                stretch=name and name.stretch,
             )
 
 
@@ -167,7 +186,9 @@ def _heard(folder: HeardFolder) -> Iterator[StoredClip]:
     for heard in folder:
         path = folder.sound(heard.id)
         origin: Origin = "kept" if heard.kind == "event" else "self"
-        yield StoredClip(heard.id, heard.label, _seconds(path), origin, heard.time, None, path)
+        yield StoredClip(heard.id, heard.label, _seconds(path), origin, heard.time, None, path, heard.stretch)
+    for name, date in folder.damaged():
+        yield StoredClip(name, UNKNOWN_LABEL, None, "kept", date, None, folder.sound(name))
 
 
 def _seconds(path: Path) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from common.data.clips import Clip, Imported, imported_name
+from common.data.clips import NOISE_FOLDERS, Clip, Imported, imported_name
 from common.data.importing import sample_digest, write_clip
 from common.errors import DeviceError
 from common.files import locked, make_folder, read_if_there, rename, storage_error
@@ -93,7 +93,7 @@ def _place(home: DeviceHome, heard: Heard, samples: Samples, label: str | None, 
         if before:
             forget_features(home)
         return
-    name = imported_name(Imported(speaker, sample_digest(samples), heard.id))
+    name = imported_name(Imported(speaker, sample_digest(samples), heard.id, heard.stretch))
     path = Clip(home.clips / label / name, label, speaker).path
     if before:
         # In one step, so that at no moment it is a clip of both labels or of none.
@@ -107,13 +107,13 @@ def _place(home: DeviceHome, heard: Heard, samples: Samples, label: str | None, 
 def _label(verdict: str, heard: Heard, labels: tuple[str, ...]) -> str | None:
     """The label that `verdict` gives to what was `heard`."""
     if verdict in {RIGHT, WRONG}:
-        if verdict in labels and verdict != heard.label:
+        wanted = heard.label if verdict == RIGHT else _nothing(labels)
+        if verdict in labels and verdict != wanted:
             raise DeviceError(
                 "FA-4253",
                 f"{verdict!r} is a label of this task, too.",
                 f"Say {LABEL}{verdict} for the label; else say {LABEL}NAME with the label it should have.",
             )
-        wanted = heard.label if verdict == RIGHT else nothing_of(labels)
         if wanted is None or wanted in labels:
             return wanted
     else:
@@ -123,6 +123,12 @@ def _label(verdict: str, heard: Heard, labels: tuple[str, ...]) -> str | None:
         hint = f"Did you mean {near[0]!r}?" if near else f"Its labels are {', '.join(labels[:20])}."
         raise DeviceError("FA-4252", f"The task has no label {wanted!r}.", hint)
     return wanted
+
+
+def _nothing(labels: tuple[str, ...]) -> str | None:
+    """The label for what is none of the others, if clips can have it: a folder of its name may be noise."""
+    label = nothing_of(labels)
+    return None if label in NOISE_FOLDERS else label
 
 
 def _labels(home: DeviceHome) -> tuple[str, ...]:
@@ -175,7 +181,7 @@ def _note(home: DeviceHome, given: Feedback, heard: Heard) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     # Not the task: that is the folder's own, whatever a device that listens for it calls it.
     said = {"event": given.event, "heard": given.heard, "verdict": given.verdict, "label": given.label}
-    facts = {"time": now, **said, "score": heard.score, "version": heard.version}
+    facts = {"time": now, **said, "score": heard.score, "version": heard.version, "stretch": heard.stretch}
     try:
         append_line(home.feedback, json.dumps(facts, ensure_ascii=False) + "\n")
     except OSError as error:

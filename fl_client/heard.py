@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from pydantic import AwareDatetime, Field, ValidationError
 
 from common.audio.front_end import SAMPLE_RATE
-from common.files import make_folder, sha256, storage_error, sync_folder, write_atomic
+from common.files import (
+    locked,
+    make_folder,
+    read_if_there,
+    sha256,
+    storage_error,
+    sync_folder,
+    write_atomic,
+)
 from common.settings import Settings
 
 Samples = NDArray[np.int16]
@@ -30,6 +38,9 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 _WRITING_SECONDS = 60.0
 """A file that belongs to no sound and is younger may be one that is being written."""
+
+_CLOCKS_ARE_SET = datetime(2024, 1, 1, tzinfo=UTC)
+"""What is earlier is by a clock that nobody has set."""
 
 
 class Heard(Settings):
@@ -42,16 +53,16 @@ class Heard(Settings):
         score: in [0, 1].
         version: the release that heard it.
         time: when.
-        event: for a window, the event that was reported of the same stretch of sound, if any.
+        stretch: the same for all sounds that overlap in the stream, be it by way of others between them.
     """
 
     id: str = Field(pattern=r"^[0-9a-f]{16}$")
     kind: Literal["event", "window"]
     label: str
-    score: float
+    score: float = Field(allow_inf_nan=False)
     version: int
     time: AwareDatetime
-    event: str | None = None
+    stretch: str = Field(pattern=r"^[0-9a-f]{16}$")
 
 
 class _Written(Heard):
@@ -69,23 +80,54 @@ class HeardFolder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        # Held by who adds or removes; in it, when the folder was last emptied.
+        self._lock = root.with_name(f"{root.name}.lock")
 
-    def add(self, heard: Heard, samples: Samples) -> None:
-        """Keep `samples` (n,).
+    def add(self, heard: Heard, samples: Samples) -> bool:
+        """Keep `samples` (n,), unless the folder was emptied after they were heard; whether they are kept.
 
         Raises:
             StorageError: FA-8001; nothing is kept.
         """
-        make_folder(self._root, mode=0o700)
-        sound = _to_wav(samples)
-        facts = _Written(**heard.model_dump(), sha256=sha256(sound))
-        write_atomic(self.sound(heard.id), sound, 0o600, lasting=False)
-        write_atomic(self._facts(heard.id), facts.model_dump_json().encode(), 0o600, lasting=False)
+        with locked(self._lock):
+            if self._emptied_after(heard.time):
+                return False
+            make_folder(self._root, mode=0o700)
+            sound = _to_wav(samples)
+            facts = _Written(**heard.model_dump(), sha256=sha256(sound))
+            write_atomic(self.sound(heard.id), sound, 0o600, lasting=False)
+            self._write_facts(facts)
+        return True
 
     def __iter__(self) -> Iterator[Heard]:
-        """What is known of each sound, in order of time."""
-        found = (self.find(file.stem) for file in self._root.glob("[!.]*.json"))
+        """What is known of each sound, in order of time.
+
+        Raises:
+            StorageError: FA-8001.
+        """
+        found = (self.find(file.stem) for file in self._entries() if file.suffix == ".json")
         return iter(sorted((heard for heard in found if heard), key=lambda heard: (heard.time, heard.id)))
+
+    def damaged(self) -> list[tuple[str, datetime]]:
+        """Ids of which there is something and no whole sound, and when that was written.
+
+        Raises:
+            StorageError: FA-8001.
+        """
+        return [
+            (name, datetime.fromtimestamp(changed, UTC))
+            for name, heard, _, changed in self._files()
+            if _ID.fullmatch(name) and self.find(name) is None and (heard or not _is_recent(changed))
+        ]
+
+    def last_window(self) -> datetime | None:
+        """When the newest window for self-training was kept; None if there is none.
+
+        Raises:
+            StorageError: FA-8001.
+        """
+        windows = (heard for _, heard, _, _ in self._files() if heard and heard.kind == "window")
+        return max((heard.time for heard in windows), default=None)
 
     def find(self, name: str) -> Heard | None:
         """What is known of the sound `name`; None if there is none, or it is not whole."""
@@ -111,67 +153,113 @@ class HeardFolder:
             StorageError: FA-8001.
         """
         try:
-            for file in (self._facts(name), self.sound(name)):
-                file.unlink(missing_ok=True)
+            with locked(self._lock):
+                for file in (self._facts(name), self.sound(name)):
+                    file.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(f"{self.sound(name)} could not be deleted", error) from error
 
     def clear(self) -> int:
         """Delete everything in the folder, and say how many sounds that were.
 
+        What was heard before this and waits to be written is not written any more.
+
         Raises:
             StorageError: FA-8001.
         """
-        count = len(list(self._root.glob("[!.]*.wav")))
-        try:
-            for file in [*self._root.glob("*.json"), *self._root.glob("*")]:
-                file.unlink(missing_ok=True)
-            if self._root.exists():
-                sync_folder(self._root)
-        except OSError as error:
-            raise storage_error(f"{self._root} could not be emptied", error) from error
-        return count
+        with locked(self._lock):
+            files = sorted(self._entries(), key=lambda file: file.suffix != ".json")
+            try:
+                for file in files:
+                    file.unlink(missing_ok=True)
+                if files:
+                    sync_folder(self._root)
+                self._lock.write_text(datetime.now(UTC).isoformat())
+            except OSError as error:
+                raise storage_error(f"{self._root} could not be emptied", error) from error
+        return sum(file.suffix == ".wav" and not file.name.startswith(".") for file in files)
 
     def trim(self, most_bytes: float, most_days: float) -> int:
         """Delete what is older than `most_days`, then the oldest until `most_bytes` are not exceeded.
 
-        What a writer that was killed has left goes too. What cannot be deleted stays.
+        What a writer that was killed has left goes too. What cannot be deleted stays. How old a sound is that
+        was kept before the clock was set cannot be told; see `date_anew`.
 
         Returns:
             The bytes that are left.
+
+        Raises:
+            StorageError: FA-8001, the folder cannot be read.
         """
-        oldest = datetime.now(UTC) - timedelta(days=most_days)
-        sizes = {}
+        now = datetime.now(UTC)
+        oldest = now - timedelta(days=most_days)
+        found, left = [], 0
         for name, heard, size, changed in self._files():
-            if heard is None and time.time() - changed > _WRITING_SECONDS:
-                self._drop(name)
-            else:
-                sizes[name] = (heard.time if heard else datetime.now(UTC), size)
-        left = sum(size for _, size in sizes.values())
-        for name, (when, size) in sorted(sizes.items(), key=lambda item: item[1][0]):
-            if when >= oldest and left <= most_bytes:
-                break
-            self._drop(name)
-            left -= size
+            left += size
+            if heard is not None or _is_recent(changed):
+                found.append((heard.time if heard else now, name, size))
+            elif self._drop(name):
+                left -= size
+        for when, name, size in sorted(found):
+            if (left > most_bytes or _CLOCKS_ARE_SET <= when < oldest) and self._drop(name):
+                left -= size
         return left
 
-    def _files(self) -> Iterator[tuple[str, Heard | None, int, float]]:
+    def date_anew(self) -> None:
+        """Let sounds of a time that cannot be, for the clock was wrong when they were kept, be of now.
+
+        Else those of the future would never grow old. Call it when the clock has had time to be set.
+
+        Raises:
+            StorageError: FA-8001.
+        """
+        with locked(self._lock):
+            now = datetime.now(UTC)
+            for _, heard, _, _ in self._files() if now >= _CLOCKS_ARE_SET else ():
+                if heard and not _CLOCKS_ARE_SET <= heard.time <= now + timedelta(days=1):
+                    self._write_facts(heard.model_copy(update={"time": now}))
+
+    def _entries(self) -> list[Path]:
+        """All that is in the folder."""
+        try:
+            return list(self._root.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise storage_error(f"{self._root} could not be read", error) from error
+
+    def _files(self) -> Iterator[tuple[str, _Written | None, int, float]]:
         """Each name that has files: what is known of it, its bytes, and when it was last changed."""
         stats: dict[str, list[tuple[int, float]]] = {}
-        for file in self._root.glob("*"):
+        for file in self._entries():
             with suppress(OSError):
                 status = file.stat()
                 # A file that is being written has a name of its own, which begins with a dot.
                 name = file.name if file.name.startswith(".") else file.stem
                 stats.setdefault(name, []).append((status.st_size, status.st_mtime))
         for name, found in stats.items():
-            heard = self._facts_of(name)
+            heard = self._facts_of(name) if len(found) > 1 else None
             yield name, heard, sum(size for size, _ in found), max(changed for _, changed in found)
 
-    def _drop(self, name: str) -> None:
-        with suppress(OSError):
+    def _drop(self, name: str) -> bool:
+        """Delete what there is of `name`; whether it is gone."""
+        try:
             for file in (self._facts(name), self.sound(name), self._root / name):
                 file.unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
+
+    def _emptied_after(self, heard: datetime) -> bool:
+        try:
+            emptied = datetime.fromisoformat((read_if_there(self._lock) or b"").decode())
+        except ValueError:  # never
+            return False
+        # If the clock was ahead then, it must not keep out what is heard until that day.
+        return heard <= emptied <= datetime.now(UTC)
+
+    def _write_facts(self, facts: _Written) -> None:
+        write_atomic(self._facts(facts.id), facts.model_dump_json().encode(), 0o600, lasting=False)
 
     def _read(self, name: str) -> tuple[Heard, bytes] | None:
         facts = self._facts_of(name)
@@ -204,3 +292,7 @@ def _to_wav(samples: Samples) -> bytes:
         file.setframerate(SAMPLE_RATE)
         file.writeframes(samples.astype("<i2").tobytes())
     return out.getvalue()
+
+
+def _is_recent(changed: float) -> bool:
+    return abs(time.time() - changed) <= _WRITING_SECONDS

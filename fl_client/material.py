@@ -10,63 +10,96 @@ from common.protocol.plan import Plan
 from common.settings import load_settings
 from fl_client.heard import Heard, HeardFolder
 from fl_client.home import DeviceHome
-from fl_client.keep_settings import KeepSettings
+from fl_client.listen.trials import read_note
 from fl_client.settings import DeviceSettings
 
 
 def labelled_clips(home: DeviceHome, plan: Plan) -> Clips:
     """What was imported, and what feedback has made of events.
 
-    Where the plan protects speakers, events of which nobody has said who was heard are left out.
+    Where the plan protects speakers, events of which nobody has said who was heard are left out. Of events
+    that overlap only the first is used if one epsilon would protect them apart, each as a clip or under the
+    name of another speaker: it is to protect all there is of a unit.
 
     Raises:
         DataError: FA-2001, FA-2002, there are none.
     """
     clips = Clips.load(home.clips)
-    if not _protects_speakers(plan):
+    unit = plan.privacy.unit if plan.privacy is not None else None
+    if unit not in {"clip", "speaker"}:
         return clips
-    return Clips.found(home.clips, (c for c in clips if c.speaker is not None or not _is_of_event(c)))
+    owners: dict[str, object] = {}
+
+    def is_fit(clip: Clip) -> bool:
+        stretch, owner = _stretch_of(clip), clip.path if unit == "clip" else clip.speaker
+        return stretch is None or (owner is not None and owners.setdefault(stretch, owner) == owner)
+
+    return Clips.found(home.clips, filter(is_fit, clips))
 
 
-def self_labelled_clips(home: DeviceHome, plan: Plan, labelled: int) -> Clips:
+def self_labelled_clips(home: DeviceHome, plan: Plan, labelled: Clips) -> Clips:
     """Windows that the listener has kept, with the label it gave them, if the owner wishes to use them.
 
-    The surest come first, until there are as many as the owner's share of the `labelled` clips. One in which
-    an event was reported that the owner has judged is left out: there is a better label for it, or none.
-    Nothing is measured with them, and none is used where the plan protects speakers, who are not known.
+    The surest come first, until there are as many as the owner's share of the `labelled` clips. Left out is
+    what would not be reported today, what overlaps with another window or with an event that the owner has
+    judged (there is a better label for it, or none), and what a release has heard that failed on this device
+    or has not proved itself yet. Nothing is measured with them, and none is used where the plan protects
+    speakers, who are not known.
+
+    Raises:
+        StorageError: FA-8001.
     """
-    keep = load_settings(DeviceSettings, home.config).keep if is_there(home.config) else KeepSettings()
-    if not keep.self_training or plan.kind != "train" or _protects_speakers(plan):
+    settings = load_settings(DeviceSettings, home.config) if is_there(home.config) else None
+    if (
+        settings is None
+        or not settings.keep.self_training
+        or plan.kind != "train"
+        or _protects_speakers(plan)
+    ):
         return Clips()
-    folder, judged = HeardFolder(home.heard), _judged(home)
+    thresholds, least = settings.listen.thresholds, settings.keep.least_score
+    note = read_note(home.trial)
+    marks = (note.at_work, note.on_trial, *note.failed)
+    doubtful = {mark.version for mark in marks if mark is not None}
 
     def is_fit(heard: Heard) -> bool:
-        sure = heard.kind == "window" and heard.score >= keep.least_score
-        return sure and heard.label in plan.task.labels and heard.event not in judged
+        wanted = max(least, thresholds.get(heard.label, plan.task.trigger.threshold))
+        return (
+            heard.kind == "window"
+            and heard.score >= wanted
+            and heard.label in plan.task.labels
+            and heard.version not in doubtful
+        )
 
-    fit = sorted(filter(is_fit, folder), key=lambda heard: heard.score, reverse=True)
-    most = int(keep.share * labelled)
-    return Clips(Clip(folder.sound(heard.id), heard.label, group=heard.id) for heard in fit[:most])
+    folder, used = HeardFolder(home.heard), _judged(home) | {_stretch_of(clip) for clip in labelled}
+    clips = []
+    for heard in sorted(filter(is_fit, folder), key=lambda heard: heard.score, reverse=True):
+        if heard.stretch not in used:
+            used.add(heard.stretch)
+            clips.append(Clip(folder.sound(heard.id), heard.label, group=heard.stretch))
+    return Clips(clips[: int(settings.keep.share * len(labelled))])
 
 
 def _protects_speakers(plan: Plan) -> bool:
     return plan.privacy is not None and plan.privacy.unit == "speaker"
 
 
-def _is_of_event(clip: Clip) -> bool:
+def _stretch_of(clip: Clip) -> str | None:
+    """The stretch of sound that the event of a clip was heard in; None if it is of none."""
     name = imported_from(clip.path.name)
-    return name is not None and name.event is not None
+    return name and name.stretch
 
 
-def _judged(home: DeviceHome) -> set[object]:
-    """Ids of the events that there is feedback on."""
+def _judged(home: DeviceHome) -> set[str | None]:
+    """Stretches of sound with an event that there is feedback on."""
     files = (home.feedback, home.feedback.with_name(f"{home.feedback.name}.1"))
     lines = [line for file in files for line in (read_if_there(file) or b"").splitlines()]
-    return {event for line in lines if (event := _event_in(line)) is not None}
+    return {_stretch_in(line) for line in lines}
 
 
-def _event_in(line: bytes) -> object:
+def _stretch_in(line: bytes) -> str | None:
     try:
-        return json.loads(line).get("event")
-    except (ValueError, AttributeError):  # torn by a power cut
+        stretch = json.loads(line).get("stretch")
+    except (ValueError, AttributeError, RecursionError):  # torn by a power cut, or not by us
         return None
+    return stretch if isinstance(stretch, str) else None

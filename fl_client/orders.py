@@ -52,7 +52,7 @@ def answer_order(
             for cache in (home.cache, background):
                 forget_older(cache, keep=KEPT_FRONT_ENDS)
             labelled = labelled_clips(home, plan)
-            clips = Clips([*labelled, *self_labelled_clips(home, plan, len(labelled))])
+            clips = Clips([*labelled, *self_labelled_clips(home, plan, labelled)])
             features = load_features(clips, plan.task, home.cache)
             noise = load_background(home.clips, plan.task, background)
             # Only now: what could be taken over from them was.

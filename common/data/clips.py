@@ -16,7 +16,10 @@ NOISE_FOLDERS = ("_background_noise_", "background_noise")
 """Folders beside the clips that hold noise to mix in, never a label; the first is Speech Commands' name."""
 
 UNKNOWN_SPEAKER = "-"
-_IMPORTED = re.compile(r"(?P<speaker>.+)_(?P<digest>[0-9a-f]{16})(?:_event-(?P<event>[0-9a-f]{16}))?\.flac")
+_IMPORTED = re.compile(
+    r"(?P<speaker>.+)_(?P<digest>[0-9a-f]{16})"
+    r"(?:_in-(?P<stretch>[0-9a-f]{16})_event-(?P<event>[0-9a-f]{16}))?\.flac"
+)
 # A label or a speaker becomes part of a path, so it must not lead out of the folder or hide in it.
 _NAME = re.compile(r"(?!\.)[^\x00-\x1f\x7f/\\]{1,64}")
 
@@ -195,23 +198,25 @@ class Imported(NamedTuple):
         speaker: if known.
         digest: 16 hexadecimal digits of the samples' digest.
         event: the id, 16 hexadecimal digits, of the event the clip is the sound of, if it is of one.
+        stretch: 16 hexadecimal digits that the sounds of events which overlap have in common.
     """
 
     speaker: str | None
     digest: str
     event: str | None = None
+    stretch: str | None = None
 
 
 def imported_name(imported: Imported) -> str:
     """File name of an imported clip; `imported_from` reads it."""
-    event = f"_event-{imported.event}" if imported.event else ""
+    event = f"_in-{imported.stretch}_event-{imported.event}" if imported.event else ""
     return f"{imported.speaker or UNKNOWN_SPEAKER}_{imported.digest}{event}.flac"
 
 
 def imported_from(name: str) -> Imported | None:
     """What a name made by `imported_name` tells, or None for any other name."""
     match = _IMPORTED.fullmatch(name)
-    return match and Imported(_known(match["speaker"]), match["digest"], match["event"])
+    return match and Imported(_known(match["speaker"]), match["digest"], match["event"], match["stretch"])
 
 
 def read_table(table: Path, columns: Collection[str]) -> list[dict[str, str]]:
@@ -264,8 +269,8 @@ def _clip_in_folder(folder: Path, file: Path) -> Clip:
     imported = imported_from(file.name)
     if imported is None:
         return Clip(file, folder.name)
-    # An event is a recording of its own, whoever is heard in it.
-    return Clip(file, folder.name, imported.speaker, group=imported.event or imported.speaker)
+    # A stretch of sound is a recording of its own, whoever is heard in it.
+    return Clip(file, folder.name, imported.speaker, group=imported.stretch or imported.speaker)
 
 
 def _clip_in_row(root: Path, row: Mapping[str, str]) -> Clip:

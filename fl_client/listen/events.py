@@ -64,7 +64,7 @@ class Swap:
         from_version, to_version: the release at work before and the one that was to follow it.
         reason: why, unless all went well.
         at: stream time, in seconds.
-        gap_seconds: wall time between the hops before and after it.
+        gap_seconds: wall time for which it held up the sound.
         agreement: at so many of the hops at which both were sure they said the same; None if not compared.
         waited_seconds: how long the release stood ready until no trigger was open.
         task: of both releases.
@@ -95,8 +95,11 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         OSError: it could not be written.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            file.write("\n")  # a power cut has torn the line before, which must not take this one along
         file.write(line)
         full = file.tell() > LARGEST_LOG
     if full:

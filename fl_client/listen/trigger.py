@@ -75,6 +75,15 @@ class Detector:
         return bool(self._held.any() or (self._recent >= self._thresholds).any())
 
     @property
+    def leading(self) -> tuple[str, float] | None:
+        """The label that leads at the newest hop and its smoothed score, if that reaches its threshold."""
+        scores = (np.add.reduce(self._recent, axis=0, dtype=np.float64) / self._smoothed).astype(np.float32)
+        leader = int(scores.argmax())
+        if not scores[leader] >= self._thresholds[leader]:
+            return None
+        return self._task.labels[leader], round(float(scores[leader]), 6)
+
+    @property
     def memory(self) -> int:
         """Hops that a smoothed score is the mean of."""
         return self._smoothed

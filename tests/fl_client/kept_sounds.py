@@ -39,24 +39,44 @@ def keep(
     sound: NDArray[np.int16] = SOUND,
     *,
     of: tuple[str, DeviceHome] | None = None,
+    stretch: str = "",
 ) -> str:
     """An event that was reported and kept, as a listener does; its id.
 
     Args:
         of: name and folder of its task, if that is not the device's own.
+        stretch: id of a sound that it overlaps with, if it does with one.
     """
     task, place = of or (MAIN, device)
     name = EventLog(device.events)(Event(label, 0.9, 1.0, 1.25, 1, task))
     assert name is not None
     now = datetime.now(UTC)
-    facts = Heard(id=name, kind="event", label=label, score=0.9, version=1, time=now)
+    facts = Heard(id=name, kind="event", label=label, score=0.9, version=1, time=now, stretch=stretch or name)
     HeardFolder(place.heard).add(facts, sound)
     return name
 
 
-def keep_window(device: DeviceHome, number: int, score: float, label: str = "low", event: str = "") -> str:
+def heard(number: int, **changes: object) -> Heard:
+    """What is known of an event's sound."""
+    name = f"{number:016x}"
+    facts = {"id": name, "kind": "event", "label": "yes", "score": 0.9, "version": 1, "stretch": name}
+    return Heard.model_validate(facts | {"time": datetime.now(UTC)} | changes)
+
+
+def keep_window(
+    device: DeviceHome, number: int, score: float, label: str = "low", *, stretch: str = "", version: int = 1
+) -> str:
+    """A window that was kept for self-training; its id."""
     name, now = f"{number:016x}", datetime.now(UTC)
-    facts = Heard(id=name, kind="window", label=label, score=score, version=1, time=now, event=event or None)
+    facts = Heard(
+        id=name,
+        kind="window",
+        label=label,
+        score=score,
+        version=version,
+        time=now,
+        stretch=stretch or name,
+    )
     HeardFolder(device.heard).add(facts, np.roll(SOUND, number))
     return name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -97,6 +98,32 @@ def test_nothing_is_deleted_if_an_id_is_unknown(kitchen: DeviceHome) -> None:
         delete_clips(kitchen, [event, "0" * 16])
     assert caught.value.code == "FA-4255"
     assert HeardFolder(kitchen.heard).find(event)
+
+
+def test_with_an_event_goes_what_overlaps_with_it_and_nobody_has_labelled(kitchen: DeviceHome) -> None:
+    event = keep(kitchen)
+    other = keep(kitchen, stretch=event)
+    keep_window(kitchen, 1, 0.99, stretch=event)
+    apart = keep_window(kitchen, 2, 0.99)
+    assert delete_clips(kitchen, [event]) == 2
+    assert {one.id for one in HeardFolder(kitchen.heard)} == {other, apart}
+    assert delete_clips(kitchen, [apart]) == 1
+    assert [one.id for one in HeardFolder(kitchen.heard)] == [other]
+
+
+@pytest.mark.parametrize("facts", ["null", "{", '{"id": "x"}', '{"score": NaN}'])
+def test_what_is_damaged_is_listed_and_can_be_deleted(kitchen: DeviceHome, facts: str) -> None:
+    folder = HeardFolder(kitchen.heard)
+    names = [keep_window(kitchen, number, 0.99) for number in range(3)]
+    sidecar = folder.sound(names[0]).with_suffix(".json")
+    sidecar.write_text(facts)
+    os.utime(sidecar, (1, 1))
+    os.utime(folder.sound(names[0]), (1, 1))
+    folder.sound(names[1]).write_bytes(b"RIFF")
+    listed = {clip.id: (clip.label, clip.seconds) for clip in stored_clips(kitchen)}
+    assert (listed[names[0]], listed[names[1]]) == (("-", None), ("-", None))
+    assert delete_clips(kitchen, names[:2]) == 2
+    assert sorted(path.stem for path in kitchen.heard.iterdir()) == [names[2]] * 2
 
 
 def test_what_was_kept_goes_and_labelled_clips_stay(kitchen: DeviceHome) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import soundfile
+import tomli_w
 
-from common.data.clips import Clips
+from common.data.clips import Clip, Clips
 from common.data.features import load_features
 from common.errors import DeviceError, FedAudioError
 from common.privacy.units import units_of
@@ -23,6 +27,7 @@ from fl_client.feedback import Feedback, give_feedback
 from fl_client.heard import HeardFolder
 from fl_client.home import DeviceHome
 from fl_client.listen.events import Event, EventLog
+from fl_client.listen.trials import Trials
 from fl_client.material import labelled_clips, self_labelled_clips
 from tests.fl_client.kept_sounds import (
     SOUND,
@@ -33,6 +38,7 @@ from tests.fl_client.kept_sounds import (
     keep,
     keep_window,
 )
+from tests.fl_client.listen.made_releases import make_release
 from tests.fl_client.made_identity import make_home
 from tests.fl_client.made_tasks import name_tasks
 from tests.fl_client.test_training_process import TASK, order
@@ -124,6 +130,26 @@ def test_a_label_that_is_spelled_like_a_verdict_can_be_named(device: DeviceHome)
     install(device, "high", "right")
     assert give_feedback(device, keep(device), "label:right").label == "right"
     assert give_feedback(device, keep(device, "right"), "right").label == "right"
+
+
+def test_what_was_heard_as_a_word_like_a_verdict_is_not_guessed_wrong(device: DeviceHome) -> None:
+    install(device, "wrong", "high", "unknown")
+    event = keep(device, "wrong")
+    with pytest.raises(DeviceError, match="FA-4253"):
+        give_feedback(device, event, "wrong")
+    assert not device.feedback.exists()
+    assert give_feedback(device, event, "label:wrong").label == "wrong"
+    assert give_feedback(device, event, "label:unknown").label == "unknown"
+
+
+@pytest.mark.parametrize("noise", ["background_noise", "_background_noise_"])
+def test_a_wrong_event_is_not_used_where_its_label_is_the_folder_of_noise(
+    device: DeviceHome, noise: str
+) -> None:
+    install(device, "high", noise)
+    event = keep(device)
+    assert give_feedback(device, event, "wrong").label is None
+    assert clips_from(device, event) == []
 
 
 def test_events_that_cannot_be_judged(kitchen: DeviceHome) -> None:
@@ -249,12 +275,56 @@ def test_the_clip_counts_in_the_next_round(kitchen: DeviceHome) -> None:
     assert clips_in_a_round(kitchen, 3) == before
 
 
-def test_each_event_is_a_recording_of_its_own(kitchen: DeviceHome) -> None:
-    events = [keep(kitchen, sound=np.roll(SOUND, shift)) for shift in range(3)]
-    for event in events:
-        give_feedback(kitchen, event, "right")
-    judged = Clips.load(kitchen.clips).filter(lambda clip: clip.group in events)
-    assert len(units_of(load_features(judged, TASK, kitchen.cache), "recording")) == 3
+class TestOneStretchOfSoundIsOneUnit:
+    """What one epsilon protects is the whole of a unit, so no sound may be in two."""
+
+    def used(self, home: DeviceHome, unit: str) -> Clips:
+        """The clips of events and the windows that a private round uses."""
+        private = {"noise_multiplier": 1.0, "delta": 1e-5, "unit": unit, "units": 10}
+        plan = parse_plan(order(privacy=private))
+        labelled = labelled_clips(home, plan)
+        clips = Clips([*labelled, *self_labelled_clips(home, plan, labelled)])
+        return clips.filter(lambda clip: clip.group is not None and re.fullmatch(r"[0-9a-f]{16}", clip.group))
+
+    def units(self, home: DeviceHome, unit: Literal["clip", "recording", "speaker"]) -> list[list[int]]:
+        """How many windows each clip of each unit has."""
+        data = load_features(self.used(home, unit), TASK, home.cache)
+        return [[len(windows) for windows in clips] for clips in units_of(data, unit).clips]
+
+    @pytest.fixture
+    def events(self, kitchen: DeviceHome) -> list[str]:
+        """Four that were judged: the first two overlap, and the last is of another person."""
+        first = keep(kitchen)
+        second = keep(kitchen, "low", np.roll(SOUND, 1), stretch=first)
+        others = [keep(kitchen, sound=np.roll(SOUND, shift)) for shift in (2, 3)]
+        for event, speaker in zip((first, second, *others), ("anna", "anna", "anna", "ben"), strict=True):
+            give_feedback(kitchen, event, "right", speaker=speaker)
+        return [first, second, *others]
+
+    def test_events_that_overlap_are_one_recording(self, kitchen: DeviceHome, events: list[str]) -> None:
+        assert sorted(map(len, self.units(kitchen, "recording"))) == [1, 1, 2]
+
+    def test_a_window_is_of_the_recording_it_overlaps_with(
+        self, kitchen: DeviceHome, events: list[str]
+    ) -> None:
+        allow(kitchen, self_training=True, share=1.0)
+        names = keep_window(kitchen, 1, 0.99), keep_window(kitchen, 2, 0.99, stretch=keep(kitchen))
+        assert len(self.units(kitchen, "recording")) == 3 + len(names)
+
+    def test_of_clips_that_overlap_one_is_used(self, kitchen: DeviceHome, events: list[str]) -> None:
+        assert sorted(clip.group or "" for clip in self.used(kitchen, "clip")) == sorted(
+            {events[0], *events[2:]}
+        )
+        assert len(self.units(kitchen, "clip")) == 3
+
+    def test_no_sound_is_two_speakers(self, kitchen: DeviceHome, events: list[str]) -> None:
+        assert sorted(map(len, self.units(kitchen, "speaker"))) == [1, 3]
+        give_feedback(kitchen, events[1], "right", speaker="ben")
+        assert sorted(map(len, self.units(kitchen, "speaker"))) == [1, 2]
+
+    def test_without_privacy_all_are_used(self, kitchen: DeviceHome, events: list[str]) -> None:
+        clips = labelled_clips(kitchen, parse_plan(order()))
+        assert sum(clip.group in events for clip in clips) == len(events)
 
 
 def test_who_was_heard_must_be_known_where_speakers_are_protected(kitchen: DeviceHome) -> None:
@@ -267,14 +337,16 @@ def test_who_was_heard_must_be_known_where_speakers_are_protected(kitchen: Devic
     plan = parse_plan(order(privacy=private))
     clips = labelled_clips(kitchen, plan)
     assert [clip.group for clip in clips if clip.group in (named, unnamed)] == [named]
-    assert len(self_labelled_clips(kitchen, plan, 100)) == 0
+    assert len(self_labelled_clips(kitchen, plan, clips)) == 0
 
 
 class TestSelfTraining:
     """Windows that nobody has labelled."""
 
-    def names(self, home: DeviceHome, labelled: int = 100, **changes: object) -> list[str | None]:
-        return [clip.group for clip in self_labelled_clips(home, parse_plan(order(**changes)), labelled)]
+    def names(self, home: DeviceHome, labelled: int = 100, **changes: object) -> list[str]:
+        clips = Clips(Clip(Path(f"{number}.wav"), "high") for number in range(labelled))
+        guessed = self_labelled_clips(home, parse_plan(order(**changes)), clips)
+        return [clip.path.stem for clip in guessed]
 
     def test_none_is_used_unless_the_owner_says_so(self, kitchen: DeviceHome) -> None:
         keep_window(kitchen, 1, 0.99)
@@ -295,12 +367,60 @@ class TestSelfTraining:
     def test_what_the_owner_has_judged_is_not_guessed(self, kitchen: DeviceHome) -> None:
         allow(kitchen, self_training=True)
         event = keep(kitchen)
-        name = keep_window(kitchen, 1, 0.99, event=event)
-        assert self.names(kitchen) == [name]
+        before, after = keep_window(kitchen, 1, 0.99, stretch=event), keep_window(kitchen, 2, 0.98)
+        assert self.names(kitchen) == [before, after]
         give_feedback(kitchen, event, "wrong")
-        with kitchen.feedback.open("a") as log:
-            log.write('{"torn by a power c')
+        assert self.names(kitchen) == [after]
+        HeardFolder(kitchen.heard).remove(event)
+        assert self.names(kitchen) == [after]
+
+    def test_a_torn_line_does_not_take_the_next_word_along(self, kitchen: DeviceHome) -> None:
+        allow(kitchen, self_training=True)
+        event = keep(kitchen)
+        keep_window(kitchen, 1, 0.99, stretch=event)
+        kitchen.feedback.write_text('{"torn by a power c')
+        give_feedback(kitchen, event, "wrong")
+        assert json.loads(kitchen.feedback.read_text().splitlines()[-1])["event"] == event
         assert self.names(kitchen) == []
+
+    @pytest.mark.parametrize(
+        "line", ['{"stretch": ["x"]}', "[]", "7", "null", '{"torn by a power c', "[" * 90_000]
+    )
+    def test_lines_that_say_nothing(self, kitchen: DeviceHome, line: str) -> None:
+        allow(kitchen, self_training=True)
+        name = keep_window(kitchen, 1, 0.99)
+        kitchen.feedback.write_text(line)
+        assert self.names(kitchen) == [name]
+
+    def test_a_sound_is_not_learned_from_twice(self, kitchen: DeviceHome) -> None:
+        allow(kitchen, self_training=True)
+        first = keep_window(kitchen, 1, 0.98)
+        surer = keep_window(kitchen, 2, 0.99, stretch=first)
+        assert self.names(kitchen) == [surer]
+
+    def test_what_a_release_has_heard_that_failed_is_not_learned_from(self, kitchen: DeviceHome) -> None:
+        allow(kitchen, self_training=True)
+        name = keep_window(kitchen, 1, 0.99, version=1)
+        for version in (2, 3):
+            keep_window(kitchen, version, 0.99, version=version)
+        assert len(self.names(kitchen)) == 3
+        trials = Trials(kitchen.trial)
+        trials.settle(make_release(1).release, proved=True, shadowed=False)
+        trials.fail(make_release(2).release, "its scores are not numbers")
+        trials.begin(make_release(3).release)
+        assert self.names(kitchen) == [name]
+        trials.settle(make_release(3).release, proved=True, shadowed=False)
+        assert len(self.names(kitchen)) == 2
+
+    def test_what_would_not_be_reported_is_not_learned_from(self, kitchen: DeviceHome) -> None:
+        allow(kitchen, self_training=True, least_score=0.1)
+        task = TASK.model_dump() | {"trigger": {"threshold": 0.7}}
+        high, low = keep_window(kitchen, 1, 0.8, "high"), keep_window(kitchen, 2, 0.8, "low")
+        keep_window(kitchen, 3, 0.6, "high")
+        assert self.names(kitchen, task=task) == [high, low]
+        settings = tomllib.loads(kitchen.config.read_text())
+        kitchen.config.write_text(tomli_w.dumps(settings | {"listen": {"thresholds": {"low": 0.85}}}))
+        assert self.names(kitchen, task=task) == [high]
 
     def test_they_are_trained_on_and_never_measured_with(self, kitchen: DeviceHome) -> None:
         allow(kitchen, self_training=True, share=1.0)

@@ -13,6 +13,7 @@ from common.errors import DataError
 
 DIGEST = "0123456789abcdef"
 EVENT = "fedcba9876543210"
+STRETCH = "00112233445566aa"
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -82,16 +83,22 @@ def test_imported_names_give_the_speaker_back_and_other_names_give_none(tmp_path
 
 
 @pytest.mark.parametrize("speaker", [None, "anna", "a_b", "Zoë", "00000001", "x_0123456789abcdef"])
-@pytest.mark.parametrize("event", [None, EVENT])
-def test_an_imported_name_reads_back(speaker: str | None, event: str | None) -> None:
-    imported = Imported(speaker, DIGEST, event)
+@pytest.mark.parametrize(("event", "stretch"), [(None, None), (EVENT, EVENT), (EVENT, STRETCH)])
+def test_an_imported_name_reads_back(speaker: str | None, event: str | None, stretch: str | None) -> None:
+    imported = Imported(speaker, DIGEST, event, stretch)
     assert imported_from(imported_name(imported)) == imported
 
 
-def test_the_sound_of_an_event_is_a_recording_of_its_own(tmp_path: Path) -> None:
-    touch(tmp_path, f"yes/anna_{DIGEST}_event-{EVENT}.flac", f"yes/-_{DIGEST}_event-{EVENT}.flac")
+def test_the_sounds_of_events_that_overlap_are_one_recording(tmp_path: Path) -> None:
+    for speaker, event, stretch in (
+        (None, EVENT, STRETCH),
+        ("anna", STRETCH, STRETCH),
+        ("ben", EVENT, EVENT),
+    ):
+        touch(tmp_path, f"yes/{imported_name(Imported(speaker, DIGEST, event, stretch))}")
     clips = Clips.from_folder(tmp_path)
-    assert [(clip.speaker, clip.group) for clip in clips] == [(None, EVENT), ("anna", EVENT)]
+    found = [(clip.speaker, clip.group) for clip in clips]
+    assert found == [(None, STRETCH), ("anna", STRETCH), ("ben", EVENT)]
 
 
 def test_a_table_gives_speakers_recordings_and_folds(tmp_path: Path) -> None:

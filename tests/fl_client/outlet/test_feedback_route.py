@@ -31,7 +31,7 @@ def keep(outlet: Outlet, of: tuple[str, DeviceHome] | None = None) -> str:
     task, place = of or (MAIN, outlet.home)
     name = outlet.tell("yes", task)
     now = datetime.now(UTC)
-    facts = Heard(id=name, kind="event", label="yes", score=0.9, version=1, time=now)
+    facts = Heard(id=name, kind="event", label="yes", score=0.9, version=1, time=now, stretch=name)
     HeardFolder(place.heard).add(facts, np.arange(4000, dtype=np.int16))
     return name
 
