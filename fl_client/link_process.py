@@ -94,7 +94,7 @@ class _Link:
         standing = partial(standing_objection, self._home, ledger)
         self._training = TrainingProcess(self._home, number, key, idle_seconds, standing)
         answering = Answering(self._home, device.outlet(), ledger, self._training.answer)
-        store = ModelStore(self._home.models, self._home.marks)
+        store = ModelStore(self._home.models, self._home.marks, self._home.trial)
         self._beside(partial(self._keep_certificate, device))
         self._beside(
             partial(

@@ -18,12 +18,13 @@ from pathlib import Path
 from common.errors import DeviceError, ProtocolError
 from common.files import locked, make_folder, rename, storage_error, write_atomic
 from common.protocol.release import Manifest, Release, load_release
+from fl_client.listen.trials import read_note
 from fl_client.marks import raise_marks, read_marks
 
 log = logging.getLogger(__name__)
 
 KEPT = 3
-"""Versions kept: the current one and two to fall back to."""
+"""Versions kept: the current one and two to fall back to, beside those in use."""
 
 Stamp = tuple[int, int]
 """Changes with every `adopt`; None before the first."""
@@ -35,11 +36,14 @@ class ModelStore:
     Args:
         root: the folder; made by the first `receiving`.
         marks: file of the device's high-water marks (`fl_client.marks`); only who writes needs it.
+        trial: file of the trials here (`fl_client.listen.trials`): what is tried, and what has proved itself,
+            is kept.
     """
 
-    def __init__(self, root: Path, marks: Path | None = None) -> None:
+    def __init__(self, root: Path, marks: Path | None = None, trial: Path | None = None) -> None:
         self.root = root
         self._marks = marks
+        self._trial = trial
         self._pointer = root / "current"
 
     @contextmanager
@@ -73,7 +77,7 @@ class ModelStore:
         release = load_release(folder)
         self.check_order(release.manifest)
         with _storage(self.root):
-            final, kept = self._folder(release.version), self._intact(release.version)
+            final, kept = self._folder(release.version), self.find(release.version)
             if kept is None or kept.manifest != release.manifest:
                 shutil.rmtree(final, ignore_errors=True)
                 rename(folder, final)
@@ -96,7 +100,7 @@ class ModelStore:
                 f"Version {version} was refused because version {highest} was already installed here.",
                 "Wait for a newer version; a coordinator goes back by `fedaudio server models rollback`.",
             )
-        kept = self._intact(version) if version == highest else None
+        kept = self.find(version) if version == highest else None
         if kept is not None and kept.manifest != manifest:
             raise DeviceError(
                 "FA-4102",
@@ -111,7 +115,7 @@ class ModelStore:
             DeviceError: FA-4008.
         """
         highest = self._highest()
-        whole = self.current_version() == highest and self._intact(highest) is not None
+        whole = self.current_version() == highest and self.find(highest) is not None
         return highest if whole else max(-1, highest - 1)
 
     def current_version(self) -> int | None:
@@ -140,6 +144,18 @@ class ModelStore:
         """
         return load_release(self._folder(version))
 
+    def find(self, version: int) -> Release | None:
+        """One version, if it is there; one that is damaged is logged."""
+        if not self._folder(version).exists():
+            return None
+        try:
+            return self.load(version)
+        except ProtocolError as error:
+            log.warning(
+                "version %d in %s is damaged and is passed over: %s", version, self.root, error.happened
+            )
+            return None
+
     def load_current(self) -> Release | None:
         """The current release, or the newest earlier one that is whole, or None."""
         return next(self.newest_first(), None)
@@ -150,7 +166,7 @@ class ModelStore:
         if current is None:
             return
         for version in sorted({current, *(v for v in self._versions() if v < current)}, reverse=True):
-            release = self._intact(version)
+            release = self.find(version)
             if release is not None:
                 yield release
 
@@ -173,17 +189,6 @@ class ModelStore:
             raise ValueError("whoever installs releases must give the marks")
         return self._marks
 
-    def _intact(self, version: int) -> Release | None:
-        if not self._folder(version).exists():
-            return None
-        try:
-            return self.load(version)
-        except ProtocolError as error:
-            log.warning(
-                "version %d in %s is damaged and is passed over: %s", version, self.root, error.happened
-            )
-            return None
-
     def _folder(self, version: int) -> Path:
         return self.root / f"{version:08d}"
 
@@ -194,8 +199,9 @@ class ModelStore:
             return []
 
     def _prune(self, current: int) -> None:
+        in_use = read_note(self._trial).in_use if self._trial is not None else set()
         for version in sorted(self._versions(), reverse=True)[KEPT:]:
-            if version != current:
+            if version not in {current, *in_use}:
                 shutil.rmtree(self._folder(version), ignore_errors=True)
 
 

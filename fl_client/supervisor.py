@@ -18,6 +18,7 @@ from common.files import locked
 from common.log import LOG_TASK
 from fl_client.home import DeviceHome
 from fl_client.listen.events import MAIN
+from fl_client.listen.watchdog import HUNG
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Child:
 
     Args:
         hears_stdin: it is given our standard input, and is done when it ends with status 0; others get a pipe
-            that closes, and ends them, when we are gone.
+            that closes when we are gone.
         secret: first line that it reads from its pipe; None for none. Others can see arguments and
             environment.
         task: that it works for, which its log lines say; empty if that goes without saying.
@@ -85,6 +86,10 @@ class Child:
             self.start()
 
     def _fall_back(self, status: int) -> None:
+        if status == HUNG:
+            log.warning("the %s hung and is started again", self.name)
+            self.last_status = status
+            return
         if status in HOPELESS:
             if self.last_status != status:
                 log.error(
@@ -137,7 +142,7 @@ def supervise(
     children = [_link(task, home, passwords[task], insecure) for task, home in homes.items()]
     if source is not None:
         listen = [sys.executable, "-m", "fl_client.listen", "--home", root, "--source", source]
-        children.append(Child("listener", [*listen, "--with-parent"], hears_stdin=True))
+        children.append(Child("listener", [*listen, "--with-parent"], hears_stdin=_has_end(source)))
     if outlet:
         children.append(Child("outlet", [sys.executable, "-m", "fl_client.outlet", "--home", root]))
     with _alone(homes.values()):
@@ -149,6 +154,11 @@ def supervise(
         finally:
             for child in children:
                 child.stop()
+
+
+def _has_end(source: str) -> bool:
+    """Whether a listener may come to the end of its sound; a microphone will be plugged in again."""
+    return source.startswith(("stdin", "file:", "dir:"))
 
 
 def _link(task: str, home: DeviceHome, password: bytes | None, insecure: bool) -> Child:

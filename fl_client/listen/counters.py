@@ -19,8 +19,7 @@ class Counters:
         swaps: releases put to work in place of another.
         refused: releases that were not.
         rollbacks: swaps taken back.
-        last_gap_seconds, max_gap_seconds: wall time between the hops before and after a swap
-            or a rollback.
+        last_gap_seconds, max_gap_seconds: wall time for which a swap or a rollback held up the sound.
     """
 
     hops: int = 0
@@ -36,7 +35,7 @@ class Counters:
     max_gap_seconds: float = 0.0
 
     def swapped(self, gap_seconds: float, *, back: bool) -> None:
-        """Count a swap, or one taken back; the gap is from the last hop before to the first after."""
+        """Count a swap, or one taken back, that held up the sound for so long."""
         if back:
             self.rollbacks += 1
         else:

@@ -12,6 +12,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from common.errors import DeviceError
 from common.protocol.release import Release
+from fl_client.listen.watchdog import running
 
 Frames = NDArray[np.float32]
 
@@ -50,14 +51,15 @@ class Engine:
 
     def __init__(self, release: Release, like: Engine | None = None) -> None:
         self.graph = release.manifest.graph
-        self._version = release.version
+        self._manifest = release.manifest
         self._labels = len(release.manifest.task.labels)
         self._features = release.manifest.task.front_end.features
         try:
             same = like is not None and like.graph.digest == self.graph.digest
-            self._session: ort.InferenceSession = (
-                like._session if like and same else _open_session(release.graph)
-            )
+            with running(self._manifest):
+                self._session: ort.InferenceSession = (
+                    like._session if like and same else _open_session(release.graph)
+                )
             self._weights = {name: _dense(value) for name, value in release.weights.items()}
             # Two sets of state, read and written in turn: no hop allocates or copies any.
             here, there = self._zeros(), self._zeros()
@@ -66,14 +68,15 @@ class Engine:
             self._hold(max(1, release.manifest.task.clip_frames))
             self._warm_up()
         except GRAPH_ERRORS as error:
-            raise unrunnable(self._version, str(error)) from error
+            raise unrunnable(release.version, error) from error
 
     def run(self, frames: Frames) -> Frames:
         """Logits (T, labels) of the next `frames` (T, features); a window graph gives (1, labels)."""
         if len(frames) != len(self._frames[0]):
             self._hold(len(frames))
         self._frames[0] = frames
-        self._session.run_with_iobinding(self._bindings[0])
+        with running(self._manifest):
+            self._session.run_with_iobinding(self._bindings[0])
         self._bindings.reverse()
         return self._logits.reshape(-1, self._labels).copy()
 
@@ -112,21 +115,25 @@ class Engine:
         noise = np.sin(np.arange(shape[0] * shape[1], dtype=np.float32) ** 2).reshape(shape)
         for frames in (np.zeros_like(noise), noise):
             if not np.isfinite(self.run(frames)).all():
-                raise not_numbers(self._version)
+                raise not_numbers(self._manifest.version)
         self.reset()
 
 
-def unrunnable(version: int, reason: str) -> DeviceError:
+def unrunnable(version: int, error: Exception) -> DeviceError:
     """The refusal (FA-4201) of a version whose graph fails."""
-    first_line = reason.strip().splitlines()[0][:200] if reason.strip() else "no reason given"
     return DeviceError(
-        "FA-4201", f"Version {version} was refused: its graph does not run ({first_line}).", _REFUSED
+        "FA-4201", f"Version {version} was refused: its graph does not run ({first_line(error)}).", _REFUSED
     )
 
 
 def not_numbers(version: int) -> DeviceError:
     """The refusal (FA-4202) of a version whose scores are infinite or NaN."""
     return DeviceError("FA-4202", f"Version {version} was refused: its scores are not numbers.", _REFUSED)
+
+
+def first_line(error: Exception) -> str:
+    """What of `error` is fit to be told: a graph may put megabytes into it."""
+    return next(iter(str(error)[:1000].strip().splitlines()), type(error).__name__)[:200]
 
 
 def _open_session(graph: bytes) -> ort.InferenceSession:

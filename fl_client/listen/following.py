@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from common.errors import FedAudioError
-from common.protocol.release import Release
+from common.files import StorageError
+from common.protocol.release import Manifest, Release
 from common.task import is_background
 from fl_client.listen.counters import Counters
 from fl_client.listen.events import MAIN
@@ -17,12 +18,15 @@ from fl_client.listen.limits import SwapLimits
 from fl_client.listen.memory import give_back
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.room import Room
-from fl_client.listen.trials import Trials
+from fl_client.listen.trials import DIED, Trials
 from fl_client.store import Stamp
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+
+RETRY_SECONDS = 60.0
+"""Until a release is looked at again that could not be noted as on trial, for a disk may be full for long."""
 
 Made = TypeVar("Made")
 
@@ -48,8 +52,8 @@ class Follower:
         self.recognizer: Recognizer | None = None
         self._limits, self._front_ends = limits, front_ends
         self._trials = Trials(room.trial_path)
-        self._died = self._trials.died()
         self._seen: Stamp | None = None
+        self._offered: Stamp | None = None
         self._called = "" if room.name == MAIN else f"{room.name}: "
 
     @property
@@ -58,8 +62,9 @@ class Follower:
         return self.recognizer.counters if self.recognizer is not None else Counters()
 
     def begin(self, beside: Recognizer | None = None) -> Recognizer | None:
-        """What runs the newest release that can be run, if there is one; which is not looked for again before
-        the store changes. A version that failed its trial is the last to be taken.
+        """What runs the best release that can be run, if there is one; which is not looked for again before
+        the store changes. The one that has proved itself is the first to be taken, and one that failed the
+        last.
 
         Args:
             beside: hears the stream that is to be joined.
@@ -68,15 +73,18 @@ class Follower:
         if stamp == self._seen:
             return None
         self._seen = stamp
-        for release in self._failed_last(self.room.store.newest_first()):
+        for release in self._best_first():
+            # Before anything of it is run: it may do worse than fail.
+            self._trials.settle(release, proved=False, shadowed=False)
             try:
                 found = self._put_to_work(release, self._recognizer)
             except FedAudioError as error:
+                self._trials.fail(release, error.happened)
                 log.warning("%s%s %s", self._called, error.happened, error.remedy)
                 continue
-            died, trials = self._died, self._trials
-            if died is not None and trials.failed(died, stamp) and release.version != died:
-                found.goes_back_from(died, trials.reason)
+            died = self._trials.died
+            if died is not None and release.version != died.version:
+                found.goes_back_from(died.version, DIED)
             if beside is not None:
                 found.join(beside)
             self.recognizer = found
@@ -86,37 +94,59 @@ class Follower:
         return None
 
     def follow(self, stop: threading.Event, beside: Recognizer | None = None) -> None:
-        """Swap in every release that is installed from now on, until `stop` is set; one that cannot be used
-        is logged, once. Where none is at work yet, wait for one and let it join `beside`.
+        """Swap in each newest release of the store, one that was there before included, until `stop` is set;
+        one that cannot be used is logged, once. Where none is at work yet, wait for one and let it join
+        `beside`.
         """
         recognizer = self.recognizer
         while recognizer is None:
             if stop.wait(POLL_SECONDS):
                 return
             recognizer = self.begin(beside)
-        while not stop.wait(POLL_SECONDS):
+        pause = POLL_SECONDS
+        while not stop.wait(pause):
             self._conclude(recognizer)
-            stamp = self.room.store.stamp()
-            if stamp != self._seen and stamp is not None:
-                self._seen = stamp
-                self._try(recognizer, stamp)
+            pause = self._look(recognizer)
+
+    def failed_at_work(self, reason: str) -> None:
+        """Note that the release at work does what nobody can live with."""
+        if self.recognizer is not None:
+            self._trials.fail(self.recognizer.release, reason)
+
+    def hangs(self, manifest: Manifest, reason: str) -> None:
+        """Note, if the release of `manifest` is one of this room, that it does not come to an end."""
+        self._trials.fail_if_tried(manifest, reason)
 
     def end(self) -> None:
-        """Note that the owner ended the listening, and not a release that was on trial."""
-        if self._trials.running:
-            self._trials.passed()
+        """Note that the listening ends by no fault of a release, or that this is noted."""
+        if self.recognizer is not None:
+            self._conclude(self.recognizer)
+        self._trials.end()
 
-    def _try(self, recognizer: Recognizer, stamp: Stamp) -> None:
-        release = self.room.store.load_current()
-        if release is None or release.version == recognizer.version:
-            return
-        # Before anything of it is run: it may do worse than fail.
-        self._trials.begin(release.version, stamp)
+    def _look(self, recognizer: Recognizer) -> float:
+        """Offer the newest release, unless that was done; the seconds until it is worth another look."""
+        stamp = self.room.store.stamp()
+        # One after the other: if the process dies it must be known by which.
+        if stamp in {None, self._offered} or recognizer.shadowed:
+            return POLL_SECONDS
+        work = recognizer.version
+        release = self.room.store.load_current() if self.room.store.current_version() != work else None
+        if release is not None and release.version != work and self._trials.failed_as(release) is None:
+            try:
+                self._trials.begin(release)  # before anything of it is run: it may do worse than fail
+            except StorageError as error:
+                log.warning("%sversion %d is not tried: %s", self._called, release.version, error.happened)
+                return RETRY_SECONDS
+            self._try(recognizer, release)
+        self._offered = stamp
+        return POLL_SECONDS
+
+    def _try(self, recognizer: Recognizer, release: Release) -> None:
         work = recognizer.version
         try:
             self._put_to_work(release, recognizer.swap)
         except FedAudioError as error:
-            self._trials.fail(error.happened)
+            self._trials.fail(release, error.happened)
             log.warning("%sversion %d stays: %s", self._called, work, error.happened)
         else:
             log.info("%sversion %d is on trial beside version %d", self._called, release.version, work)
@@ -130,24 +160,32 @@ class Follower:
             front_ends=self._front_ends,
         )
 
-    def _failed_last(self, releases: Iterable[Release]) -> Iterator[Release]:
-        """`releases` as they come, read when they are asked for, but for one that failed its trial."""
-        failed = []
-        for release in releases:
-            if self._trials.failed(release.version, self._seen):
-                failed.append(release)
-            else:
+    def _best_first(self) -> Iterator[Release]:
+        """What the store holds, read when it is asked for: the release that proved itself, those that are
+        new, and those that failed, the one that did so longest ago first, so that each has its turn.
+        """
+        trials, store, failed = self._trials, self.room.store, list[tuple[int, Release]]()
+        proved = store.find(trials.proved) if trials.proved is not None else None
+        if proved is not None and not trials.is_proved(proved):
+            proved = None
+        if proved is not None:
+            yield proved
+        for release in store.newest_first():
+            place = trials.failed_as(release)
+            if proved is not None and release.version == proved.version:
+                continue
+            if place is None:
                 yield release
-        yield from failed
+            else:
+                failed.append((place, release))
+        yield from (release for _, release in sorted(failed, key=lambda one: one[0]))
 
     def _conclude(self, recognizer: Recognizer) -> None:
-        """Note how the trial ended, if it did."""
-        if not self._trials.running or recognizer.on_trial:
-            return
-        if recognizer.version == self._trials.version:
-            self._trials.passed()
-        else:
-            self._trials.fail("it was refused or taken back")
+        """Note what has become of trials."""
+        shadowed, proved = recognizer.shadowed, recognizer.proved
+        for release, reason in recognizer.failures():
+            self._trials.fail(release, reason)
+        self._trials.settle(proved or recognizer.release, proved=proved is not None, shadowed=shadowed)
 
     def _put_to_work(self, release: Release, use: Callable[[Release], Made]) -> Made:
         """`use` the release with the device's own parameters, or without them if it cannot be run with them.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-from fl_client.listen.engine import GRAPH_ERRORS
+from fl_client.listen.engine import first_line
 from fl_client.listen.events import MAIN, Event, Swap
 from fl_client.listen.following import Follower
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.ring import Rows
 from fl_client.listen.room import Room
-from fl_client.listen.swap import first_line
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +57,17 @@ class Hearing:
         """Let one room after the other hear the next samples (n,), at most `pipeline.BLOCK`, and report.
 
         One whose release fails goes without them; with no other it would be all the listener does, so then it
-        is raised, and a new process makes a better start.
+        is held against the release and raised, and a new process makes a better start.
 
         Raises:
-            Exception: of `GRAPH_ERRORS`.
+            Exception: whatever went wrong.
         """
         for room, recognizer in self._at_work:
             try:
                 events = recognizer.feed(samples)
-            except GRAPH_ERRORS as error:
+            except Exception as error:
                 if len(self._at_work) == 1:
+                    self._follower_of(room).failed_at_work(first_line(error))
                     raise
                 self._tell_of(room, recognizer, error)
                 recognizer.miss(samples)
@@ -77,6 +77,9 @@ class Hearing:
     def swaps(self) -> list[Swap]:
         """What became of swaps since this was last asked."""
         return [swap for _, recognizer in self._at_work for swap in recognizer.swaps()]
+
+    def _follower_of(self, room: Room) -> Follower:
+        return next(one for one in self._followers if one.room is room)
 
     def _tell_of(self, room: Room, recognizer: Recognizer, error: Exception) -> None:
         """Once for each release: one that fails may do so at every block."""

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from common.files import StorageError, write_atomic
+from common.protocol.release import Manifest
 from fl_client.listen.counters import Counters
 from fl_client.listen.events import Message
 from fl_client.listen.following import POLL_SECONDS, Follower
@@ -27,6 +28,7 @@ from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.room import Room
 from fl_client.listen.settings import ListenSettings
 from fl_client.listen.sources import Source
+from fl_client.listen.watchdog import watch
 
 log = logging.getLogger(__name__)
 
@@ -70,24 +72,34 @@ def run_listener(
     """
     front_ends = FrontEnds()
     followers = [Follower(room, limits, front_ends) for room in rooms]
-    first = _first(followers, stop)
-    if first is None:
-        return Counters()
     done = threading.Event()
-    with source, ThreadPoolExecutor(len(rooms) + 1, "listener") as threads:
-        try:
-            helpers = [threads.submit(follower.follow, done, first) for follower in followers]
-            if status_path is not None:
-                helpers.append(threads.submit(_report, followers, first, status_path, done))
-            with ExitStack() as recorders:  # all is written before the last report
-                for room in rooms:
-                    if room.recorder is not None:
-                        recorders.enter_context(room.recorder)
-                _hear(Hearing(followers), Monitor(settings or ListenSettings()), source, sink, stop, helpers)
-        finally:
-            done.set()
-    for follower in followers:
-        follower.end()
+
+    def blame(manifest: Manifest, reason: str) -> None:
+        for follower in followers:
+            follower.hangs(manifest, reason)
+
+    watch(blame, done)
+    try:
+        first = _first(followers, stop)
+        if first is None:
+            return Counters()
+        with source, ThreadPoolExecutor(len(rooms) + 1, "listener") as threads:
+            try:
+                helpers = [threads.submit(follower.follow, done, first) for follower in followers]
+                if status_path is not None:
+                    helpers.append(threads.submit(_report, followers, first, status_path, done))
+                with ExitStack() as recorders:  # all is written before the last report
+                    for room in rooms:
+                        if room.recorder is not None:
+                            recorders.enter_context(room.recorder)
+                    monitor = Monitor(settings or ListenSettings())
+                    _hear(Hearing(followers), monitor, source, sink, stop, helpers)
+            finally:
+                done.set()
+    finally:
+        done.set()
+        for follower in followers:
+            follower.end()
     return followers[0].counters
 
 

@@ -93,13 +93,15 @@ class Pipeline:
         self._scorer.reset(-(-position // hop))
 
     def catch_up(self, recent: Ring) -> Frames:
-        """Hear what `recent` holds and this pipeline has not heard; from its beginning if there is a hole.
+        """Hear what `recent` holds and this pipeline has not heard, as far as it matters: its newest `memory`
+        samples if it has missed more.
 
         Returns:
             Scores (hops, labels) of the hops it has heard by that.
         """
-        if not recent.begin <= self._position <= recent.end:
-            self.start(max(recent.begin, recent.end - self.memory))
+        oldest = max(recent.begin, recent.end - self.memory)
+        if not oldest <= self._position <= recent.end:
+            self.start(oldest)
         missed = recent.since(self._position)
         return np.concatenate([self.feed(block) for block in blocks(missed)] or [self.feed(missed)])
 

@@ -51,13 +51,28 @@ class Recognizer:
         self._owner = owner or ListenSettings()
         self._name = name
         self._counters = Counters()
-        self._swap = HotSwap(release, limits or SwapLimits(), self._counters, self._owner.gate_db, front_ends)
+        self._swap = HotSwap(release, limits or SwapLimits(), self._counters, self._owner, front_ends)
         self._begin()
 
     @property
     def version(self) -> int:
         """The version at work."""
         return self._swap.pipeline.release.version
+
+    @property
+    def release(self) -> Release:
+        """The release at work."""
+        return self._swap.pipeline.release
+
+    @property
+    def proved(self) -> Release | None:
+        """The release at work, if it has been so for `SwapLimits.watch_seconds` and nothing was wrong."""
+        return self._swap.proved
+
+    @property
+    def shadowed(self) -> bool:
+        """Whether a release is waiting to take over."""
+        return self._swap.shadowed
 
     @property
     def on_trial(self) -> bool:
@@ -84,6 +99,13 @@ class Recognizer:
         """Score of each label at the newest hop; all 0 until one whole window has been heard."""
         labels = self._pipeline.task.labels
         return dict(zip(labels, map(float, self._scores), strict=True))
+
+    @property
+    def leading(self) -> tuple[str, float] | None:
+        """The label that leads at the newest hop and its score, if it is one that can be reported: smoothed,
+        and not below the label's threshold.
+        """
+        return self._detector.leading if self._scores.any() else None
 
     @property
     def held_seconds(self) -> dict[str, float]:
@@ -164,6 +186,13 @@ class Recognizer:
         while messages:
             told.append(dataclasses.replace(messages.popleft(), task=self._name))
         return told
+
+    def failures(self) -> list[tuple[Release, str]]:
+        """Releases that shadowed or worked here and are not to be tried again, and why, since this was last
+        asked; any thread may, but one.
+        """
+        failures = self._swap.failures
+        return [failures.popleft() for _ in range(len(failures))]
 
     def reset(self) -> None:
         """Forget everything heard and begin at time 0. The release, its successor and the counters stay."""

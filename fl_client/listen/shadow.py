@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.audio.front_end import SAMPLE_RATE
-from common.task import Task
-from fl_client.listen.engine import GRAPH_ERRORS, Frames
+from fl_client.listen.engine import Frames, first_line
 from fl_client.listen.limits import SwapLimits
 from fl_client.listen.pipeline import Pipeline
 from fl_client.listen.ring import Ring
@@ -29,17 +28,17 @@ class Shadow:
 
     Args:
         pipeline: has heard the stream up to a moment ago.
-        at_work: the task of the release at work.
+        beside: the pipeline at work, which it is compared with.
         agreement: least agreement, in [0, 1].
         limits: all the rest it must keep to.
     """
 
-    def __init__(self, pipeline: Pipeline, at_work: Task, agreement: float, limits: SwapLimits) -> None:
+    def __init__(self, pipeline: Pipeline, beside: Pipeline, agreement: float, limits: SwapLimits) -> None:
         self.pipeline = pipeline
+        self.beside = beside
         self.fault: str | None = None
         self.disagrees = False
         self.ready_at: int | None = None if limits.shadow_seconds > 0 else pipeline.position
-        self._at_work = at_work
         self._least = agreement
         self._limits = limits
         self._began = pipeline.position
@@ -48,8 +47,8 @@ class Shadow:
         self._sure = self._same = 0
         known = {label: column for column, label in enumerate(pipeline.task.labels)}
         # A label that the new release does not know is no column of it.
-        self._column = np.array([known.get(label, -1) for label in at_work.labels])
-        self._common = np.isin(pipeline.task.labels, at_work.labels)
+        self._column = np.array([known.get(label, -1) for label in beside.task.labels])
+        self._common = np.isin(pipeline.task.labels, beside.task.labels)
 
     @property
     def idle(self) -> bool:
@@ -67,7 +66,7 @@ class Shadow:
         Args:
             recent: the newest samples.
             said: `tops` of the release at work, by hop, up to the end of `recent`.
-            cost: processor time per hop of the release at work, in seconds.
+            cost: processor time per second of stream of the release at work, in seconds.
         """
         missed = recent.resized(min(recent.end - self.pipeline.position, recent.capacity))
         self._turn = worker.submit(self._hear, missed, said.copy(), cost)
@@ -81,8 +80,8 @@ class Shadow:
         began = time.thread_time()
         try:
             scores = self.pipeline.catch_up(missed)
-        except GRAPH_ERRORS as error:
-            self.fault = f"its graph failed: {error}"
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no business of the release at work
+            self.fault = f"its graph failed: {first_line(error)}"
             return
         self._seconds += time.thread_time() - began
         self._hops += len(scores)
@@ -94,7 +93,7 @@ class Shadow:
 
     def _compare(self, scores: Frames, said: Ring) -> None:
         """Count the hops at which both are sure of a label both know, and those where it is the same."""
-        ours, theirs = self.pipeline.task, self._at_work
+        ours, theirs = self.pipeline.task, self.beside.task
         ends = (self.pipeline.hop - len(scores) + np.arange(len(scores))) * ours.front_end.hop
         # The newest hop of the other that ended by then; the same one if the front ends are alike.
         others = (ends + ours.front_end.window - theirs.front_end.window) // theirs.front_end.hop
@@ -112,10 +111,10 @@ class Shadow:
         heard, limits = (self.pipeline.position - self._began) / SAMPLE_RATE, self._limits
         if self.ready_at is not None or heard < limits.shadow_seconds:
             return
-        each = self._seconds / max(1, self._hops)
-        budget = limits.budget(cost, self.pipeline.task.front_end.hop_seconds)
-        if each > budget:
-            self.fault = f"it takes {each * 1e3:.2f} ms a hop, more than {budget * 1e3:.2f} ms"
+        own = self._seconds / max(1, self._hops) / self.pipeline.task.front_end.hop_seconds
+        budget = limits.budget(cost)
+        if own > budget:
+            self.fault = f"it takes {own:.0%} of the processor, more than {budget:.0%}"
         elif self._sure < limits.sure_hops or self._same >= self._least * self._sure:
             self.ready_at = self.pipeline.position
         elif heard >= limits.patience_seconds:

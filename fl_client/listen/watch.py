@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from common.audio.front_end import SAMPLE_RATE
 from common.task import Task
-from fl_client.listen.engine import GRAPH_ERRORS
 from fl_client.listen.limits import SwapLimits
 from fl_client.listen.pipeline import Pipeline
 from fl_client.listen.ring import Ring
+from fl_client.listen.settings import ListenSettings
+from fl_client.listen.trigger import Detector
 
-SHORTEST_REFRACTORY = 0.1
-"""Seconds; a trigger without a refractory time has no highest rate."""
+SHORTEST_REFRACTORY = 0.5
+"""Seconds; nobody says words faster, and a trigger without a refractory time has no highest rate."""
 
 
 class Watch:
@@ -21,15 +24,17 @@ class Watch:
 
     Args:
         task: of the release.
+        before: that of the one before.
         begin: sample at which it took over.
         rate: events per second before.
-        cost: processor time per hop, in seconds, of the release before.
+        cost: processor time per second of stream, in seconds, of the release before.
         held: seconds for which each label was held before, of the `heard` seconds.
     """
 
     def __init__(
         self,
         task: Task,
+        before: Task,
         limits: SwapLimits,
         begin: int,
         rate: float,
@@ -37,11 +42,13 @@ class Watch:
         held: Mapping[str, float],
         heard: float,
     ) -> None:
-        refractory = max(task.trigger.refractory_seconds, SHORTEST_REFRACTORY)
+        waits = (task.trigger.refractory_seconds, before.trigger.refractory_seconds)
+        refractory = max(*waits, SHORTEST_REFRACTORY)
         self._limits = limits
         self._begin = begin
         self._rate = max(limits.rate_jump * rate, limits.busy / refractory)
-        self._budget = limits.budget(cost, task.front_end.hop_seconds)
+        self._budget = limits.budget(cost)
+        self._hop_seconds = task.front_end.hop_seconds
         self._held, self._heard = dict(held), heard
         self._named: set[str] = set()
         self._events = 0
@@ -57,11 +64,11 @@ class Watch:
         self._seconds += seconds
         if self._hops < self._limits.late_hops:
             return None
-        each = self._seconds / self._hops
+        own = self._seconds / self._hops / self._hop_seconds
         self._seconds, self._hops = 0.0, 0
-        if each <= self._budget:
+        if own <= self._budget:
             return None
-        return f"it took {each * 1e3:.2f} ms a hop, more than {self._budget * 1e3:.2f} ms"
+        return f"it took {own:.0%} of the processor, more than {self._budget:.0%}"
 
     def reported(self, events: int, position: int) -> str | None:
         """What is wrong, if anything, after `events` more up to sample `position`."""
@@ -95,17 +102,22 @@ class Watch:
         return None
 
 
-def is_deaf(pipeline: Pipeline, label: str, recent: Ring) -> bool:
-    """Whether a pipeline that knows `label` does not hear it in the newest seconds."""
+def is_deaf(pipeline: Pipeline, label: str, recent: Ring, owner: ListenSettings, limits: SwapLimits) -> bool:
+    """Whether a pipeline that knows `label` would not hold it for long in the newest seconds, by the owner's
+    thresholds."""
     if label not in pipeline.task.labels:
         return False
     try:
-        scores = pipeline.catch_up(recent)[:, pipeline.task.labels.index(label)]
-    except GRAPH_ERRORS:
+        scores = pipeline.catch_up(recent)
+    except Exception:  # noqa: BLE001 - whatever it is, it is no witness
+        pipeline.start(0)  # its state may be half of one hop and half of the next
         return False
     # Where it had to begin anew it takes half of them to know where it is.
-    newest = scores[len(scores) // 2 :]
-    return len(newest) > 0 and float((newest >= pipeline.task.trigger.release).mean()) < 0.5
+    newest, front_end = scores[len(scores) // 2 :], pipeline.task.front_end
+    detector = Detector(pipeline.task, pipeline.release.version, owner)
+    detector.feed(newest, np.arange(len(newest)) * front_end.hop + front_end.window)
+    held = detector.held_seconds.get(label, 0.0)
+    return len(newest) > 0 and held < limits.held_share * len(newest) * front_end.hop_seconds
 
 
 def poisson_tail(count: int, mean: float) -> float:

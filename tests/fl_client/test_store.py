@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from common.errors import DeviceError, ProtocolError
 from common.files import StorageError
 from common.protocol.release import GRAPH, MANIFEST, WEIGHTS
+from fl_client.listen.trials import Trials
 from fl_client.marks import read_marks
 from fl_client.store import KEPT, ModelStore
 from tests.made_manifests import COORDINATOR, put, small_release, small_weights
@@ -410,3 +411,20 @@ def test_a_file_whose_end_a_power_cut_has_lost_is_found_and_fetched_again(
         assert store.wanted_after() == 1
         put(store, files_of(2))
         assert version_of(store) == store.wanted_after() == 2
+
+
+def test_what_has_proved_itself_or_is_being_tried_is_kept(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "models", tmp_path / "marks.json", tmp_path / "trial.json")
+    trials = Trials(tmp_path / "trial.json")
+    for version in range(1, 4):
+        release = put(store, small_release(version))
+        if version == 1:
+            trials.settle(release, proved=True, shadowed=False)
+        if version == 2:
+            trials.settle(release, proved=False, shadowed=False)
+    for version in range(4, 9):
+        put(store, small_release(version))
+    assert sorted(path.name for path in store.root.glob("0*")) == [f"{n:08d}" for n in (1, 2, 6, 7, 8)]
+    trials.end()
+    put(store, small_release(9))
+    assert sorted(path.name for path in store.root.glob("0*")) == [f"{n:08d}" for n in (1, 7, 8, 9)]

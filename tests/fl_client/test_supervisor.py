@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,8 @@ from common.errors import DeviceError
 from common.files import StorageError
 from fl_client.home import DeviceHome
 from fl_client.listen.events import MAIN
-from fl_client.supervisor import LONGEST_PAUSE_SECONDS, Child, supervise
+from fl_client.listen.watchdog import HUNG
+from fl_client.supervisor import LONGEST_PAUSE_SECONDS, Child, _has_end, supervise
 from tests.fl_client.made_identity import make_home
 from tests.processes import wait_for
 
@@ -65,6 +67,37 @@ def test_the_pause_grows_and_is_bounded() -> None:
     assert child.failures == 10
     assert all(later >= earlier - 0.1 for earlier, later in pairwise(pauses))
     assert LONGEST_PAUSE_SECONDS - 1 < pauses[-1] <= LONGEST_PAUSE_SECONDS
+
+
+def test_a_child_that_left_because_it_hung_is_started_again_at_once() -> None:
+    child = Child("hanging", [sys.executable, "-c", f"raise SystemExit({HUNG})"])
+    for _ in range(3):
+        child.start()
+        assert child.process is not None
+        first = child.process
+        first.wait()
+        child.watch()
+        assert child.process is not None
+        assert child.process is not first
+    assert child.failures == 0
+    child.stop()
+
+
+@pytest.mark.parametrize(
+    ("source", "ends"),
+    [("stdin", True), ("file:a.wav", True), ("dir:a", True), ("mic", False), ("ws:127.0.0.1:8661", False)],
+)
+def test_a_listener_is_done_only_where_sound_has_an_end(source: str, ends: bool) -> None:
+    assert _has_end(source) is ends
+
+
+def test_a_child_that_is_never_done_is_started_again_whatever_it_ends_with() -> None:
+    child = Child("ending", [sys.executable, "-c", ""])
+    child.start()
+    assert child.process is not None
+    child.process.wait()
+    child.watch()
+    assert (child.process, child.restart_at < math.inf) == (None, True)
 
 
 def test_a_child_that_does_not_listen_is_ended_all_the_same() -> None:

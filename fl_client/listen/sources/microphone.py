@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol, Self
 
 from common.audio.front_end import SAMPLE_RATE
@@ -16,7 +17,7 @@ class Microphone:
 
     Raises:
         DeviceError: on entering, FA-4204 the library for microphones is missing, FA-4205 no microphone could
-            be opened.
+            be opened; FA-4205 on reading, it has gone.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,9 @@ class Microphone:
                 f"The microphone cannot be used: {error}.",
                 'Run `pip install "fedaudio[microphone]"` and, on Linux, `apt install libportaudio2`.',
             ) from error
+        gone = DeviceError(
+            "FA-4205", "The microphone has gone.", "Plug it in again; a device that runs tries by itself."
+        )
         try:
             self._stream = sounddevice.InputStream(
                 samplerate=SAMPLE_RATE,
@@ -38,7 +42,7 @@ class Microphone:
                 dtype="float32",
                 blocksize=PERIOD,
                 callback=self._deliver,
-                finished_callback=self._backlog.close,
+                finished_callback=partial(self._backlog.close, gone),
             )
             self._stream.start()
         except sounddevice.PortAudioError as error:

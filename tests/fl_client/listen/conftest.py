@@ -28,4 +28,4 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(home: Path) -> ModelStore:
-    return ModelStore(home / "models", home / "marks.json")
+    return ModelStore(home / "models", home / "marks.json", home / "trial.json")

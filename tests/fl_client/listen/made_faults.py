@@ -20,11 +20,11 @@ LOUD = 5.6
 
 BANG: NDArray[np.float32] = (np.random.default_rng(0).normal(size=1600) * 1000).astype(np.float32)
 
-Fault = Literal["fails", "not numbers", "slow"]
+Fault = Literal["fails", "not numbers", "misshapen", "hangs", "slow"]
 
 
 def faulty_files(made: Made, fault: Fault) -> dict[str, bytes]:
-    """`made`, whose graph fails or gives NaN as soon as it hears a bang, or is always slow."""
+    """`made`, whose graph does wrong as soon as it hears a bang, or is always slow."""
     model = onnx.load_from_string(made.files[GRAPH])
     graph = model.graph
     for node in graph.node:
@@ -95,6 +95,10 @@ def _bad(fault: Fault) -> list[onnx.NodeProto]:
                 helper.make_node("Constant", [], ["nan"], value=_scalar(float("nan"))),
                 helper.make_node("Mul", ["calm", "nan"], ["out"]),
             ]
+        case "misshapen":
+            return [helper.make_node("ReduceSum", ["calm"], ["out"], keepdims=0)]
+        case "hangs":
+            return _endless()
         case "fails":
             far = helper.make_tensor("value", TensorProto.INT64, [], [10**6])
             # The index is computed from the input, so that nothing notices before it is used.
@@ -107,7 +111,7 @@ def _bad(fault: Fault) -> list[onnx.NodeProto]:
                 helper.make_node("Add", ["calm", "sum"], ["out"]),
             ]
         case "slow":
-            size = helper.make_tensor("value", TensorProto.INT64, [2], [900, 900])
+            size = helper.make_tensor("value", TensorProto.INT64, [2], [1200, 1200])
             steps = [helper.make_node("Constant", [], ["size"], value=size)]
             # Grown from the input, or it would be computed once, when the graph is loaded.
             steps.append(helper.make_node("ReduceMax", ["frames"], ["seed"], keepdims=0))
@@ -123,3 +127,31 @@ def _bad(fault: Fault) -> list[onnx.NodeProto]:
                 helper.make_node("Mul", ["most", "zero"], ["nothing"]),
                 helper.make_node("Add", ["calm", "nothing"], ["out"]),
             ]
+
+
+def _endless() -> list[onnx.NodeProto]:
+    """A loop of 2^62 trips."""
+    trips = helper.make_tensor("value", TensorProto.INT64, [], [2**62])
+    go_on = helper.make_tensor("value", TensorProto.BOOL, [], [True])
+    turn = [
+        helper.make_node("Identity", ["go_on_in"], ["go_on_out"]),
+        helper.make_node("Tanh", ["before"], ["after"]),
+    ]
+    body = helper.make_graph(
+        turn,
+        "turn",
+        [
+            helper.make_tensor_value_info("trip", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_on_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, None),
+        ],
+    )
+    return [
+        helper.make_node("Constant", [], ["trips"], value=trips),
+        helper.make_node("Constant", [], ["go_on"], value=go_on),
+        helper.make_node("Loop", ["trips", "go_on", "calm"], ["out"], body=body),
+    ]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,6 +287,30 @@ def test_a_looped_folder_that_loses_its_recordings_says_so(short: tuple[Path, So
 def test_what_names_no_source_is_refused(spec: str) -> None:
     with pytest.raises(DeviceError, match="FA-4203"):
         open_source(spec)
+
+
+def test_a_microphone_that_is_unplugged_is_no_end_of_the_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With status 0 nobody would start the listener again."""
+
+    class Stream:
+        def __init__(self, **options: Any) -> None:
+            self.close = self.unplug = options["finished_callback"]
+            self.deliver = options["callback"]
+
+        def start(self) -> None:
+            pass
+
+    library = SimpleNamespace(InputStream=Stream, PortAudioError=OSError)
+    monkeypatch.setitem(sys.modules, "sounddevice", library)
+    with Microphone() as microphone:
+        sound = np.ones((640, 1), np.float32)
+        microphone._stream.deliver(sound, 640, None, SimpleNamespace(input_overflow=False))
+        microphone._stream.unplug()
+        block = microphone.read()
+        assert block is not None
+        assert len(block.samples) == 640
+        with pytest.raises(DeviceError, match="FA-4205"):
+            microphone.read()
 
 
 def portaudio_is_there() -> bool:
