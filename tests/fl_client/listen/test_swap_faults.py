@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from common.errors import DeviceError
 from fl_client.listen import swap as hot_swap
@@ -18,13 +17,10 @@ from fl_client.listen.pipeline import Pipeline
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.ring import Ring
 from fl_client.listen.swap import HotSwap
+from tests.fl_client.listen.heard_swaps import BLOCK, BRIEF, NOT_COMPARED, Sound
 from tests.fl_client.listen.made_faults import BANG, Fault, always, faulty, mistaken
 from tests.fl_client.listen.made_releases import make_release, make_task
 
-Sound = NDArray[np.float32]
-BLOCK = 320
-NOT_COMPARED = SwapLimits(shadow_seconds=0, wait_seconds=0)
-BRIEF = SwapLimits(shadow_seconds=0.3, wait_seconds=0.5, patience_seconds=2, sure_hops=20)
 QUIET = np.zeros(16_000, np.float32)
 
 
