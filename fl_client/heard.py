@@ -205,10 +205,14 @@ class HeardFolder:
                 left -= size
         return left
 
-    def date_anew(self) -> None:
+    def date_anew(self, *, of_the_future: bool) -> None:
         """Let sounds of a time that cannot be, for the clock was wrong when they were kept, be of now.
 
-        Else those of the future would never grow old. Call it when the clock has had time to be set.
+        Call it when the clock has had time to be set.
+
+        Args:
+            of_the_future: those, too, which would never grow old. If it is the clock of today that is wrong,
+                they would all be too old as soon as it is set.
 
         Raises:
             StorageError: FA-8001.
@@ -216,7 +220,10 @@ class HeardFolder:
         with locked(self._lock):
             now = datetime.now(UTC)
             for _, heard, _, _ in self._files() if now >= _CLOCKS_ARE_SET else ():
-                if heard and not _CLOCKS_ARE_SET <= heard.time <= now + timedelta(days=1):
+                if heard is None:
+                    continue
+                ahead = of_the_future and heard.time > now + timedelta(days=1)
+                if ahead or heard.time < _CLOCKS_ARE_SET:
                     self._write_facts(heard.model_copy(update={"time": now}))
 
     def _entries(self) -> list[Path]:

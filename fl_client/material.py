@@ -43,8 +43,8 @@ def self_labelled_clips(home: DeviceHome, plan: Plan, labelled: Clips) -> Clips:
     The surest come first, until there are as many as the owner's share of the `labelled` clips. Left out is
     what would not be reported today, what overlaps with another window or with an event that the owner has
     judged (there is a better label for it, or none), and what a release has heard that failed on this device
-    or has not proved itself yet. Nothing is measured with them, and none is used where the plan protects
-    speakers, who are not known.
+    or has not proved itself yet. Nothing is measured with them. None is used under differential privacy:
+    whether one is depends on all the others, so that with one clip two sounds would come or go.
 
     Raises:
         StorageError: FA-8001.
@@ -54,7 +54,7 @@ def self_labelled_clips(home: DeviceHome, plan: Plan, labelled: Clips) -> Clips:
         settings is None
         or not settings.keep.self_training
         or plan.kind != "train"
-        or _protects_speakers(plan)
+        or plan.privacy is not None
     ):
         return Clips()
     thresholds, least = settings.listen.thresholds, settings.keep.least_score
@@ -78,10 +78,6 @@ def self_labelled_clips(home: DeviceHome, plan: Plan, labelled: Clips) -> Clips:
             used.add(heard.stretch)
             clips.append(Clip(folder.sound(heard.id), heard.label, group=heard.stretch))
     return Clips(clips[: int(settings.keep.share * len(labelled))])
-
-
-def _protects_speakers(plan: Plan) -> bool:
-    return plan.privacy is not None and plan.privacy.unit == "speaker"
 
 
 def _stretch_of(clip: Clip) -> str | None:

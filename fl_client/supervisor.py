@@ -86,7 +86,7 @@ class Child:
             self.start()
 
     def _fall_back(self, status: int) -> None:
-        if status == HUNG:
+        if status == HUNG and time.monotonic() - self.started > CALM_SECONDS:
             log.warning("the %s hung and is started again", self.name)
             self.last_status = status
             return

@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, lambda *_: stop.set())
     if options.with_parent:
         threading.Thread(target=_end_with, args=(os.getppid(), stop), daemon=True).start()
     home = DeviceHome(options.home)

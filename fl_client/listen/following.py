@@ -18,7 +18,7 @@ from fl_client.listen.limits import SwapLimits
 from fl_client.listen.memory import give_back
 from fl_client.listen.recognizer import Recognizer
 from fl_client.listen.room import Room
-from fl_client.listen.trials import DIED, Trials
+from fl_client.listen.trials import DIED, HANGS, Trials
 from fl_client.store import Stamp
 
 log = logging.getLogger(__name__)
@@ -40,17 +40,23 @@ class Follower:
         room: the task.
         limits: what a release must keep to that takes over.
         front_ends: shared with those who hear the same stream, if there are any.
+        alone: whether no other room is heard for, to which a release that hangs would be a harm, too.
 
     Attributes:
         recognizer: runs the release at work; None until there is one that can be run.
     """
 
     def __init__(
-        self, room: Room, limits: SwapLimits | None = None, front_ends: FrontEnds | None = None
+        self,
+        room: Room,
+        limits: SwapLimits | None = None,
+        front_ends: FrontEnds | None = None,
+        *,
+        alone: bool = True,
     ) -> None:
         self.room = room
         self.recognizer: Recognizer | None = None
-        self._limits, self._front_ends = limits, front_ends
+        self._limits, self._front_ends, self._alone = limits, front_ends, alone
         self._trials = Trials(room.trial_path)
         self._seen: Stamp | None = None
         self._offered: Stamp | None = None
@@ -113,12 +119,18 @@ class Follower:
         if self.recognizer is not None:
             self._trials.fail(self.recognizer.release, reason)
 
-    def hangs(self, manifest: Manifest, reason: str) -> None:
-        """Note, if the release of `manifest` is one of this room, that it does not come to an end."""
-        self._trials.fail_if_tried(manifest, reason)
+    def hangs(self, manifest: Manifest) -> None:
+        """Note, if the release of `manifest` is one of this room, that it does not come to an end; and that
+        no other is to blame for the end of the listening."""
+        self._trials.fail_if_tried(manifest, HANGS)
+        self._trials.end()
+
+    def stops(self) -> None:
+        """Note that the listening ends by no fault of a release, or that this is noted."""
+        self._trials.end()
 
     def end(self) -> None:
-        """Note that the listening ends by no fault of a release, or that this is noted."""
+        """Note the last failures, and that the listening has ended by nothing else."""
         if self.recognizer is not None:
             self._conclude(self.recognizer)
         self._trials.end()
@@ -176,15 +188,17 @@ class Follower:
                 continue
             if place is None:
                 yield release
+            elif not self._alone and trials.hung(release):
+                log.warning("%sversion %d is not run again: it hangs", self._called, release.version)
             else:
                 failed.append((place, release))
         yield from (release for _, release in sorted(failed, key=lambda one: one[0]))
 
     def _conclude(self, recognizer: Recognizer) -> None:
         """Note what has become of trials."""
-        shadowed, proved = recognizer.shadowed, recognizer.proved
         for release, reason in recognizer.failures():
             self._trials.fail(release, reason)
+        shadowed, proved = recognizer.shadowed, recognizer.proved
         self._trials.settle(proved or recognizer.release, proved=proved is not None, shadowed=shadowed)
 
     def _put_to_work(self, release: Release, use: Callable[[Release], Made]) -> Made:

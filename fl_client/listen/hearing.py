@@ -86,6 +86,7 @@ class Hearing:
         release = room.name, recognizer.version
         if release not in self._failed:
             self._failed.add(release)
+            self._follower_of(room).failed_at_work(first_line(error))
             log.error("%s: version %d failed and misses what it fails at: %s", *release, first_line(error))
 
 

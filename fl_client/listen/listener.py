@@ -71,12 +71,12 @@ def run_listener(
         AudioError, DeviceError: the source cannot be opened.
     """
     front_ends = FrontEnds()
-    followers = [Follower(room, limits, front_ends) for room in rooms]
+    followers = [Follower(room, limits, front_ends, alone=len(rooms) == 1) for room in rooms]
     done = threading.Event()
 
-    def blame(manifest: Manifest, reason: str) -> None:
+    def blame(manifest: Manifest) -> None:
         for follower in followers:
-            follower.hangs(manifest, reason)
+            follower.hangs(manifest)
 
     watch(blame, done)
     try:
@@ -93,7 +93,12 @@ def run_listener(
                         if room.recorder is not None:
                             recorders.enter_context(room.recorder)
                     monitor = Monitor(settings or ListenSettings())
-                    _hear(Hearing(followers), monitor, source, sink, stop, helpers)
+                    try:
+                        _hear(Hearing(followers), monitor, source, sink, stop, helpers)
+                    finally:
+                        # At once: what follows may take longer than the supervisor waits.
+                        for follower in followers:
+                            follower.stops()
             finally:
                 done.set()
     finally:

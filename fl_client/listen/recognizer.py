@@ -131,8 +131,11 @@ class Recognizer:
 
         It is as it was heard: without what was lost. What is gone is left out; the last 12 seconds are not.
         """
-        first, last = (round(seconds * SAMPLE_RATE) - self._skipped for seconds in (start, end))
-        return self._swap.sound(first, last)
+        return self._swap.sound(self.place(start), self.place(end))
+
+    def place(self, seconds: float) -> int:
+        """Samples heard until `seconds` of stream time, if nothing was lost since then."""
+        return round(seconds * SAMPLE_RATE) - self._skipped
 
     def listen(self, sound: Iterable[Rows]) -> Iterator[Event]:
         """The events in `sound`, an iterable of blocks as for `feed`."""

@@ -14,7 +14,6 @@ from typing import Literal, Self
 
 import numpy as np
 
-from common.audio.front_end import SAMPLE_RATE
 from common.files import StorageError
 from fl_client.heard import Heard, HeardFolder, Samples
 from fl_client.keep_settings import KeepSettings
@@ -31,6 +30,8 @@ TRIM_SECONDS = 600.0
 
 ENDING_SECONDS = 30.0
 """For what waits at the end, if the disk does not answer; then it is not kept."""
+
+DAY_SECONDS = 86_400.0
 
 _Wish = tuple[Heard, Samples]
 
@@ -51,6 +52,7 @@ class Recorder:
         self._next_window = 0.0
         self._most = settings.max_mb * 1e6
         self._used, self._trimmed = math.inf, 0.0
+        self._began = time.monotonic()
         self._warned = False
 
     @property
@@ -83,7 +85,7 @@ class Recorder:
         if name is None or not self._settings.events:
             return
         sound = recognizer.sound(event.start, event.end)
-        self._hand_over(self._heard(name, "event", event), sound)
+        self._hand_over(self._heard(name, "event", event, recognizer), sound)
 
     def keep_window(self, recognizer: Recognizer) -> None:
         """Keep the newest window if that is wished, none was for a while, and the model is sure of it: no
@@ -97,7 +99,8 @@ class Recorder:
             return
         self._next_window = end + self._window_seconds
         window = Event(*leading, start, end, recognizer.version)
-        self._hand_over(self._heard(secrets.token_hex(8), "window", window), recognizer.sound(start, end))
+        heard = self._heard(secrets.token_hex(8), "window", window, recognizer)
+        self._hand_over(heard, recognizer.sound(start, end))
 
     @property
     def _window_seconds(self) -> float:
@@ -114,7 +117,9 @@ class Recorder:
         passed = (datetime.now(UTC) - last).total_seconds() if last is not None else math.inf
         return min(max(0.0, self._window_seconds - passed), self._window_seconds)
 
-    def _heard(self, name: str, kind: Literal["event", "window"], event: Event) -> Heard:
+    def _heard(
+        self, name: str, kind: Literal["event", "window"], event: Event, recognizer: Recognizer
+    ) -> Heard:
         return Heard(
             id=name,
             kind=kind,
@@ -122,12 +127,14 @@ class Recorder:
             score=event.score,
             version=event.version,
             time=datetime.now(UTC),
-            stretch=self._stretch_of(name, event),
+            stretch=self._stretch_of(name, *map(recognizer.place, (event.start, event.end))),
         )
 
-    def _stretch_of(self, name: str, event: Event) -> str:
-        """Names all sounds that overlap one another; none of them ends before the one that came before."""
-        start, end = round(event.start * SAMPLE_RATE), round(event.end * SAMPLE_RATE)
+    def _stretch_of(self, name: str, start: int, end: int) -> str:
+        """Names all sounds that overlap one another; none of them ends before the one that came before.
+
+        `start` and `end` count samples that were heard: across a loss, too, a sound is made of those.
+        """
         if start >= self._stretch_end:
             self._stretch = name
         self._stretch_end = max(self._stretch_end, end)
@@ -157,7 +164,8 @@ class Recorder:
         self._trimmed = time.monotonic()
         try:
             if date_anew:
-                self._folder.date_anew()
+                a_day = time.monotonic() - self._began > DAY_SECONDS
+                self._folder.date_anew(of_the_future=a_day)
             self._used = self._folder.trim(most_bytes, self._settings.max_days)
         except StorageError as error:
             self._warn("old sounds are not deleted", error.happened)

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 MOST = 64
 """Failed releases that are remembered; a store holds far fewer."""
 
+HANGS = "its graph does not come to an end"
+
 DIED = "the listener ended while it was on trial"
 
 
@@ -93,7 +95,8 @@ class Trials:
         self._path = path
         self._lock = threading.Lock()
         self._last: tuple[Release, Mark] | None = None
-        self._note = read_note(path) if path is not None else Note()
+        self._note = self._on_disk = read_note(path) if path is not None else Note()
+        self._has_ended = self._has_warned = False
         # Of two, the one at work: the other came later, and is given a trial of its own.
         self.died = self._note.at_work or self._note.on_trial
         if self.died is not None:
@@ -115,6 +118,11 @@ class Trials:
         failed = [Mark(version=one.version, digest=one.digest) for one in self._note.failed]
         return failed.index(mark) if mark in failed else None
 
+    def hung(self, release: Release) -> bool:
+        """Whether `release` failed as one that does not come to an end."""
+        failure = Failure(**self._mark(release).model_dump(), reason=HANGS)
+        return failure in self._note.failed
+
     def begin(self, release: Release) -> None:
         """Note, on the disk before this returns, that `release` is on trial from now on.
 
@@ -122,7 +130,8 @@ class Trials:
             StorageError: FA-8001; it cannot be noted, so it had better not be tried.
         """
         with self._lock:
-            self._write(self._note.model_copy(update={"on_trial": self._mark(release)}))
+            if not self._has_ended:
+                self._write(self._note.model_copy(update={"on_trial": self._mark(release)}))
 
     def fail(self, release: Release, reason: str) -> None:
         """`release` is not to be tried again."""
@@ -145,6 +154,8 @@ class Trials:
         """
         mark = self._mark(at_work)
         with self._lock:
+            if self._has_ended:
+                return
             note = self._note
             changes: dict[str, object] = {"at_work": None if proved or mark == note.proved else mark}
             if proved:
@@ -156,9 +167,10 @@ class Trials:
 
     def end(self) -> None:
         """The listening has ended by no fault of a release: what was being tried has neither failed nor
-        proved itself.
+        proved itself. Nothing else is noted after that but what fails.
         """
         with self._lock:
+            self._has_ended = True
             self._write_or_warn(self._note.model_copy(update={"at_work": None, "on_trial": None}))
 
     def _mark(self, release: Release) -> Mark:
@@ -170,16 +182,17 @@ class Trials:
     def _write_or_warn(self, note: Note) -> None:
         try:
             self._write(note)
+            self._has_warned = False
         except StorageError as error:
             self._note = note
-            log.warning("a trial is not remembered: %s", error.happened)
+            if not self._has_warned:  # it is tried several times a second
+                log.warning("a trial is not remembered: %s", error.happened)
+            self._has_warned = True
 
     def _write(self, note: Note) -> None:
-        if note == self._note:
-            return
-        if self._path is not None:
+        if note != self._on_disk and self._path is not None:
             write_atomic(self._path, json.dumps(note.model_dump()).encode(), mode=0o600)
-        self._note = note
+        self._note = self._on_disk = note
 
 
 def _mark(manifest: Manifest) -> Mark:

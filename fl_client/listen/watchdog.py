@@ -43,19 +43,17 @@ def running(manifest: Manifest) -> Iterator[None]:
 
 
 def watch(
-    blame: Callable[[Manifest, str], None], done: threading.Event, leave: Callable[[int], object] = os._exit
+    blame: Callable[[Manifest], None], done: threading.Event, leave: Callable[[int], object] = os._exit
 ) -> None:
     """From now on, leave the process with `HUNG` if a run does not end; until `done` is set and none goes on.
 
     Args:
-        blame: told, before, of which release the run is, and what is wrong with it.
+        blame: told, before, of which release the run is.
     """
     threading.Thread(target=_watch, args=(blame, done, leave), name="watchdog", daemon=True).start()
 
 
-def _watch(
-    blame: Callable[[Manifest, str], None], done: threading.Event, leave: Callable[[int], object]
-) -> None:
+def _watch(blame: Callable[[Manifest], None], done: threading.Event, leave: Callable[[int], object]) -> None:
     looks: dict[int, tuple[tuple[Manifest], int]] = {}
     while not done.wait(POLL_SECONDS) or _running:
         if done.is_set():
@@ -68,6 +66,6 @@ def _watch(
         for run, count in looks.values():
             if count > POLLS:
                 log.error("version %d hangs: the listener leaves, to be started again", run[0].version)
-                blame(run[0], "its graph does not come to an end")
+                blame(run[0])
                 leave(HUNG)
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from paho.mqtt.client import Client
+from paho.mqtt.enums import MQTTErrorCode
 
 log = logging.getLogger(__name__)
 
@@ -26,3 +27,9 @@ class BoundedClient(Client):
                 log.warning("the broker sent a packet of %d bytes, which was not read", bufsize)
             raise ConnectionAbortedError(f"a packet of {bufsize} bytes")
         return super()._sock_recv(bufsize)
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        # Messages of quality 2 are kept until the broker lets go of them. We have asked for none.
+        if self._in_packet["command"] & 0x04:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return super()._handle_publish()

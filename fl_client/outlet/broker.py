@@ -253,7 +253,8 @@ class Broker:
     def _on_message(self, client: Client, userdata: object, message: MQTTMessage) -> None:
         if message.retain:
             # It would come again at each connection, and mean another event each time if it says "last".
-            self._say(f"feedback that is retained on {message.topic} is not taken; publish it unretained")
+            topic = self._topics.feedback
+            self._say(f"feedback that is retained on {topic} is not taken; publish it unretained")
         elif self._inbox is not None:
             self._inbox.offer(bytes(message.payload))
 

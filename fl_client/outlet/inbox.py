@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Self
 
 from pydantic import ValidationError
 
 from common.errors import DeviceError
+from fl_client.feedback import LAST
 from fl_client.home import DeviceHome
 from fl_client.outlet.said import LARGEST, Said, answer, refusal
 from fl_client.reports import Report
 
 WAITING = 16
 """Messages that may wait; more are left out."""
+
+LAST_SECONDS = 5.0
+"""That feedback on "last" may wait, for a round that reads the clips: then another event may be the last."""
 
 
 class Inbox:
@@ -28,7 +33,7 @@ class Inbox:
 
     def __init__(self, home: DeviceHome, tell: Callable[[dict[str, object]], None]) -> None:
         self._home, self._tell = home, tell
-        self._waiting: queue.Queue[bytes] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[tuple[float, bytes]] = queue.Queue(WAITING)
         self._stop = threading.Event()
         self._answered = self._left_out = 0
 
@@ -45,7 +50,7 @@ class Inbox:
     def offer(self, payload: bytes) -> None:
         """Take in what somebody has sent, whatever it is, and never wait."""
         try:
-            self._waiting.put_nowait(payload)
+            self._waiting.put_nowait((time.monotonic(), payload))
         except queue.Full:
             self._left_out += 1
 
@@ -62,17 +67,19 @@ class Inbox:
     def _work(self) -> None:
         while not self._stop.is_set():
             try:
-                payload = self._waiting.get(timeout=0.2)
+                came, payload = self._waiting.get(timeout=0.2)
             except queue.Empty:
                 continue
-            self._tell(self._answer(payload))
+            self._tell(self._answer(payload, came))
             self._answered += 1
 
-    def _answer(self, payload: bytes) -> dict[str, object]:
+    def _answer(self, payload: bytes, came: float) -> dict[str, object]:
         try:
             if len(payload) > LARGEST:
                 raise ValueError(f"it has more than {LARGEST} bytes")
             said = Said.model_validate_json(payload)
+            if said.event == LAST and time.monotonic() - came > LAST_SECONDS:
+                raise ValueError('it says "last" and had to wait; send the id of the event')
         except ValueError as error:
             why = "it is not such an object" if isinstance(error, ValidationError) else str(error)
             return refusal(

@@ -66,12 +66,17 @@ class TestAClockThatIsWrong:
 
     def test_all_age_from_when_it_is_set(self, folder: HeardFolder) -> None:
         before = datetime.now(UTC)
-        folder.date_anew()
+        folder.date_anew(of_the_future=True)
         times = {int(one.id, 16): one.time for one in folder}
         assert before <= times[0] == times[1] <= datetime.now(UTC)
         assert times[2] < before
         assert folder.samples(f"{0:016x}") is not None
         assert folder.trim(1e9, 1e-9) == 0
+
+    def test_those_of_the_future_may_be_right(self, folder: HeardFolder) -> None:
+        future = folder.find(f"{1:016x}")
+        folder.date_anew(of_the_future=False)
+        assert folder.find(f"{1:016x}") == future
 
     def test_none_is_dated_by_a_clock_that_is_not_set(
         self, folder: HeardFolder, monkeypatch: pytest.MonkeyPatch
@@ -84,7 +89,7 @@ class TestAClockThatIsWrong:
                 return cls(1970, 1, 3, tzinfo=UTC)
 
         monkeypatch.setattr("fl_client.heard.datetime", Unset)
-        folder.date_anew()
+        folder.date_anew(of_the_future=True)
         folder.trim(1e9, 1)
         assert [one.time for one in folder] == times
 

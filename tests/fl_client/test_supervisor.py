@@ -21,7 +21,7 @@ from common.files import StorageError
 from fl_client.home import DeviceHome
 from fl_client.listen.events import MAIN
 from fl_client.listen.watchdog import HUNG
-from fl_client.supervisor import LONGEST_PAUSE_SECONDS, Child, _has_end, supervise
+from fl_client.supervisor import CALM_SECONDS, LONGEST_PAUSE_SECONDS, Child, _has_end, supervise
 from tests.fl_client.made_identity import make_home
 from tests.processes import wait_for
 
@@ -69,18 +69,25 @@ def test_the_pause_grows_and_is_bounded() -> None:
     assert LONGEST_PAUSE_SECONDS - 1 < pauses[-1] <= LONGEST_PAUSE_SECONDS
 
 
-def test_a_child_that_left_because_it_hung_is_started_again_at_once() -> None:
+def test_a_child_that_left_because_it_hung_is_started_again_at_once_if_it_has_lived() -> None:
     child = Child("hanging", [sys.executable, "-c", f"raise SystemExit({HUNG})"])
     for _ in range(3):
         child.start()
         assert child.process is not None
         first = child.process
         first.wait()
+        child.started -= CALM_SECONDS
         child.watch()
         assert child.process is not None
         assert child.process is not first
     assert child.failures == 0
     child.stop()
+    child.start()
+    assert child.process is not None
+    child.process.wait()
+    child.watch()
+    assert child.failures == 1
+    assert child.process is None
 
 
 @pytest.mark.parametrize(

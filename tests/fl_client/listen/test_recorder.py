@@ -246,6 +246,23 @@ def test_windows_are_what_could_be_reported_and_all_that_overlaps_is_one_stretch
     assert len(stretches) > 1
 
 
+def test_sounds_that_share_what_was_heard_before_a_loss_are_one_stretch(tmp_path: Path) -> None:
+    recognizer, folder = Recognizer(make_release(1).release), NotingFolder(tmp_path / "heard")
+    with Recorder(folder, KeepSettings(events=True)) as recorder:
+        recognizer.feed(np.random.default_rng(0).standard_normal(160_000).astype(np.float32))
+        recorder.keep("a" * 16, Event("yes", 0.9, 9.0, 10.0, 1), recognizer)
+        recognizer.skip(64_000)
+        recognizer.feed(np.zeros(4_800, np.float32))
+        recorder.keep("b" * 16, Event("yes", 0.9, 13.3, 14.3, 1), recognizer)
+        recognizer.feed(np.zeros(32_000, np.float32))
+        recorder.keep("c" * 16, Event("yes", 0.9, 15.3, 16.3, 1), recognizer)
+    first, second = (folder.samples(name * 16) for name in "ab")
+    assert first is not None
+    assert second is not None
+    assert (second[:11_200] == first[4_800:]).all()
+    assert [one.stretch for one in folder.added] == ["a" * 16, "a" * 16, "c" * 16]
+
+
 def test_scores_that_are_no_numbers_lead_to_nothing() -> None:
     detector = Detector(make_task(), 1)
     rows = np.full((5, 4), 0.9, np.float32)
@@ -316,6 +333,7 @@ def test_sounds_of_a_clock_that_was_wrong_are_dated_anew_while_it_listens(
     folder = HeardFolder(tmp_path / "heard")
     folder.add(heard(1, time=datetime.now(UTC) + timedelta(days=3650)), SECOND)
     monkeypatch.setattr("fl_client.listen.recorder.TRIM_SECONDS", 0.01)
+    monkeypatch.setattr("fl_client.listen.recorder.DAY_SECONDS", 0.0)
     with Recorder(folder, KeepSettings(events=True)):
         wait_for(lambda: all(one.time <= datetime.now(UTC) for one in folder), "the present")
     assert len(list(folder)) == 1

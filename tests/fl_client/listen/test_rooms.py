@@ -222,10 +222,12 @@ def test_what_a_release_fails_at_costs_its_own_task_that_and_the_others_nothing(
     put(stores[at_fault], faulty_files(make_release(3, seed=1), "fails"))
     quiet = np.zeros(16_000, np.float32)
     sound, bang = np.concatenate((speech, quiet, BANG, quiet, speech)), len(speech) / 16_000 + 1
-    rooms = [Room(name, stores[name]) for name in (MAIN, "scene")]
+    rooms = [Room(name, stores[name], trial_path=tmp_path / f"{name}.json") for name in (MAIN, "scene")]
     told, report = listen(rooms, Script(sound), tmp_path / "listener.json")
     assert events(told, other) == alone(make_release(1).release, sound)
     assert caplog.text.count(f"{at_fault}: version 3 failed") == 1
+    assert [one.version for one in read_note(tmp_path / f"{at_fault}.json").failed] == [3]
+    assert not read_note(tmp_path / f"{other}.json").failed
     facts, hops = {MAIN: report, "scene": report["tasks"]["scene"]}, make_task().front_end.frames(len(sound))
     assert (facts[other]["hops"], facts[other]["dropped"]) == (hops, 0)
     assert facts[at_fault]["hops"] + facts[at_fault]["dropped"] == hops

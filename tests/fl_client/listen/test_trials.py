@@ -34,6 +34,13 @@ Sound = NDArray[np.float32]
 QUICK = SwapLimits(shadow_seconds=0, wait_seconds=0, watch_seconds=3, busy=100, held_seconds=1e6)
 LONG = SwapLimits(shadow_seconds=0, wait_seconds=0, watch_seconds=1e6, busy=100, held_seconds=1e6)
 
+LISTEN = """
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with
+from fl_client.listen.__main__ import main
+sys.exit(main())
+"""
+
 
 @pytest.fixture
 def listen(home: Path, tmp_path: Path, speech: Sound) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
@@ -42,7 +49,7 @@ def listen(home: Path, tmp_path: Path, speech: Sound) -> Iterator[Callable[[], s
 
     def start() -> subprocess.Popen[bytes]:
         (home / "listener.json").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "fl_client.listen", "--home", str(home)]
+        command = [sys.executable, "-c", LISTEN, "--home", str(home)]
         command += ["--source", f"file:{tmp_path / 'speech.wav'},loop"]
         children.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
         return children[-1]
@@ -102,7 +109,7 @@ def test_after_a_kill_during_the_trial_the_version_before_listens_and_says_so(
     eventually(lambda: version(home) == 1, child)
     put(store, make_release(3, seed=1).files)
     eventually(lambda: version(home) == 3, child)
-    child.send_signal(signal.SIGTERM)
+    child.send_signal(signal.SIGHUP)
     assert child.wait(timeout=60) == 0
     assert (versions(home, "at_work"), versions(home, "on_trial"), versions(home, "failed")) == ([], [], [2])
     child = listen()

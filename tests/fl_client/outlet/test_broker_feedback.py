@@ -8,9 +8,10 @@ from typing import Any
 
 import psutil
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from fl_client.outlet import inbox as module
-from fl_client.outlet.bounded_client import LARGEST_PACKET
+from fl_client.outlet.bounded_client import LARGEST_PACKET, BoundedClient
 from fl_client.outlet.inbox import Inbox
 from fl_client.outlet.said import LARGEST
 from tests.fl_client.outlet.conftest import Outlet
@@ -59,6 +60,30 @@ def test_without_leave_nothing_is_asked_for_and_nothing_is_taken(outlet: Outlet,
     assert outlet.end() == 0
     assert broker.subscribed == answers(broker) == []
     assert not list(outlet.home.clips.glob(f"*/*{event}*"))
+
+
+def test_the_last_event_is_that_of_when_it_was_said(outlet: Outlet, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(outlet.home)
+    outlet.start()
+    event = keep(outlet)
+    monkeypatch.setattr(module, "LAST_SECONDS", 0.0)
+    told: list[dict[str, object]] = []
+    with Inbox(outlet.home, told.append) as inbox:
+        inbox.offer(RIGHT)
+        inbox.offer(json.dumps({"event": event, "verdict": "right"}).encode())
+        wait_for(lambda: len(told) == 2, "both answers")
+    assert told[0]["error"] == "FA-4239"
+    assert "had to wait" in str(told[0]["happened"])
+    assert told[1]["label"] == "yes"
+
+
+@pytest.mark.parametrize(("quality", "is_taken"), [(0, True), (1, True), (2, False)])
+def test_no_message_is_kept_until_the_broker_lets_go_of_it(quality: int, *, is_taken: bool) -> None:
+    client = BoundedClient(CallbackAPIVersion.VERSION2)
+    body = b"\0\1a" + (b"\0\7" if quality else b"") + b"{}"
+    client._in_packet |= {"command": 0x30 | quality << 1, "packet": bytearray(body)}
+    assert (client._handle_publish() == MQTTErrorCode.MQTT_ERR_PROTOCOL) is not is_taken
+    assert not client._in_messages
 
 
 def test_what_cannot_be_judged_is_answered_in_words(outlet: Outlet, broker: MadeBroker) -> None:
